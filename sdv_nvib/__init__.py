@@ -1,0 +1,35 @@
+"""NVIB transformer VAE for single tables, a plugin for the Synthetic Data Vault (SDV).
+
+`NVIBSynthesizer` is also found as `sdv.single_table.NVIBSynthesizer`.
+"""
+
+# SDV loads this package's entry point at the end of its own import: it must come first, so that
+# `import sdv_nvib` and `import sdv` work in either order.
+import sdv  # noqa: F401, I001
+
+from sdv_nvib.errors import (
+    InvalidParameterError,
+    InvalidTableError,
+    NotFittedError,
+    NVIBError,
+    TrainingError,
+    UnknownValueError,
+)
+from sdv_nvib.quality import QualityEvaluation, evaluate_quality, save_plot
+from sdv_nvib.synthesizer import NVIBSynthesizer
+
+from sdv_nvib._version import __version__
+
+__all__ = [
+    'InvalidParameterError',
+    'InvalidTableError',
+    'NVIBError',
+    'NVIBSynthesizer',
+    'NotFittedError',
+    'QualityEvaluation',
+    'TrainingError',
+    'UnknownValueError',
+    '__version__',
+    'evaluate_quality',
+    'save_plot',
+]

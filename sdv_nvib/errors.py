@@ -1,0 +1,47 @@
+"""Errors of the package: one base class, each child also an error that callers already catch.
+
+A message states the rule, the value received (with table and column where there is one) and the
+remedy. First in the flow: this module imports none of ours.
+"""
+
+from sdv.errors import InvalidDataError, SamplingError, SynthesizerInputError
+
+__all__ = [
+    'InvalidParameterError',
+    'InvalidTableError',
+    'NVIBError',
+    'NotFittedError',
+    'TrainingError',
+    'UnknownValueError',
+]
+
+
+class NVIBError(Exception):
+    """Base class of every error that this package raises on purpose."""
+
+
+class InvalidParameterError(NVIBError, SynthesizerInputError, ValueError):
+    """An argument is out of its range."""
+
+
+class InvalidTableError(NVIBError, InvalidDataError, ValueError):
+    """A table cannot be modelled as it is.
+
+    Args:
+        errors: One message, or several, each naming the rule, the column and the remedy.
+    """
+
+    def __init__(self, errors: str | list[str]) -> None:
+        super().__init__([errors] if isinstance(errors, str) else errors)
+
+
+class UnknownValueError(NVIBError, ValueError):
+    """A value was given that the fitted model has no token for."""
+
+
+class NotFittedError(NVIBError, SamplingError, RuntimeError):
+    """Something was asked of a model that has not been fitted yet."""
+
+
+class TrainingError(NVIBError, RuntimeError):
+    """Training could not produce a usable model."""

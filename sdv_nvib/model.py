@@ -1,0 +1,620 @@
+"""The network: a transformer VAE over the columns of a row, with an NVIB as its only passage.
+
+Third in the flow: token ids in, losses or token ids out. One set of modules serves both ways to
+generate; only the attention mask and what the decoder is asked differ:
+
+- any-order: columns are put in a random order, encoder self-attention is causal in it, and the
+  query of a column reads the prior component and the components of the columns before it.
+- single-pass: every column sees every column, every query reads all of F.
+
+The decoder has no self-attention over values and gets no value embeddings: what it knows of a row
+went through F.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from sdv_nvib.nvib import (
+    DenoisingAttention,
+    Mixture,
+    MixtureSample,
+    NVIBLayer,
+    kl_dirichlet,
+    kl_gaussian,
+    prior_mixture,
+    sample_mixture,
+    sample_prior,
+)
+
+__all__ = ['ModelConfig', 'ModelOutput', 'TabularNVIB']
+
+NUM_FREQUENCIES = 16
+PACKED_ROWS = 8  # rows that share an attention call while generating
+ACTIVE_NATS = 0.1  # a component counts as active when more than this passes through it
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Sizes of the network and settings of the bottleneck.
+
+    Attributes:
+        d_model: Width of the network and of the latent vectors.
+        nhead: Attention heads; divides `d_model`.
+        num_encoder_layers: Encoder depth.
+        num_decoder_layers: Decoder depth.
+        dim_feedforward: Width of the hidden layer of each feed-forward block.
+        dropout: Dropout probability in the residual branches.
+        kappa: Latent vectors sampled per component.
+        delta: Growth of the conditional prior's pseudo-count with the number of components.
+        generation: 'any-order' or 'single-pass'.
+    """
+
+    d_model: int = 64
+    nhead: int = 2
+    num_encoder_layers: int = 1
+    num_decoder_layers: int = 1
+    dim_feedforward: int = 128
+    dropout: float = 0.0
+    kappa: int = 1
+    delta: float = 1.0
+    generation: str = 'any-order'
+
+
+@dataclass(frozen=True)
+class ModelOutput:
+    """What one pass over a batch gives.
+
+    Attributes:
+        nll: Negative log-likelihood of each value given F, in nats, `(B, n)`, in column order.
+        kl_gaussian: L_G of each row, `(B,)`.
+        kl_dirichlet: L_D of each row, `(B,)`.
+        mixture: F of each row; any-order leaves out the last column in the order, which no query
+            reads.
+    """
+
+    nll: Tensor
+    kl_gaussian: Tensor
+    kl_dirichlet: Tensor
+    mixture: Mixture
+
+    @property
+    def nats(self) -> Tensor:
+        """Unscaled KL, the information that passes through the bottleneck, in nats, `(B,)`."""
+        _, num_components, p = self.mixture.mu.shape
+        return num_components * (p * self.kl_gaussian + self.kl_dirichlet)
+
+    @property
+    def active_components(self) -> Tensor:
+        """Components whose mean Gaussian share of the nats exceeds `ACTIVE_NATS`, `(B,)`."""
+        mixture = self.mixture
+        divergence = mixture.logvar.exp() + mixture.mu.square() - 1.0 - mixture.logvar
+        share = mixture.weights * mixture.weights.shape[1] * 0.5 * divergence.sum(-1)
+        return (share > ACTIVE_NATS).sum(-1)
+
+
+class TokenTable(nn.Module):
+    r"""One vector per token, smooth in the quantile where a column's tokens are ordered.
+
+    $$e_t = f_t + A_c\,\phi(u_t), \qquad
+      \phi(u) = [1, 2u - 1, \sin 2\pi k u, \cos 2\pi k u]_k$$
+
+    with a free row f for each token, one linear map A per ordered column and 16 frequencies k,
+    log-spaced from 1/2 to K/6 for K ordered tokens: neighbouring bins share what they learn.
+
+    Shape:
+        - Output: `(V, dim)` for V tokens of all columns together.
+    """
+
+    def __init__(self, positions: Sequence[np.ndarray], dim: int, std: float) -> None:
+        super().__init__()
+        ordered = [(i, p) for i, p in enumerate(positions) if not np.isnan(p).all()]
+        total = sum(len(p) for p in positions)
+        longest = max((len(p) for _, p in ordered), default=0)
+        features = np.zeros((len(ordered), longest, 2 + 2 * NUM_FREQUENCIES), np.float32)
+        # Where each token's smooth part stands in the flattened batch; the last row is zero.
+        index = np.full(total, len(ordered) * longest)
+        offsets = np.cumsum([0] + [len(p) for p in positions])
+        for k, (column, position) in enumerate(ordered):
+            present = ~np.isnan(position)
+            features[k, : len(position)][present] = _fourier_features(position[present])
+            tokens = np.flatnonzero(present)
+            index[offsets[column] + tokens] = k * longest + tokens
+        self.register_buffer('features', torch.from_numpy(features))
+        self.register_buffer('index', torch.from_numpy(index))
+        smooth = torch.randn(len(ordered), features.shape[-1], dim) * std / math.sqrt(18)
+        self.smooth = nn.Parameter(smooth)
+        is_free = torch.from_numpy(index == len(ordered) * longest).float()
+        # A small free table beside the smooth part, a full one where there is no order.
+        self.free = nn.Parameter(
+            torch.randn(total, dim) * (std * (0.1 + 0.9 * is_free)).unsqueeze(-1)
+        )
+
+    features: Tensor
+    index: Tensor
+
+    def forward(self) -> Tensor:
+        if not len(self.features):
+            return self.free
+        smooth = torch.bmm(self.features, self.smooth).flatten(0, 1)
+        import os
+
+        fs = float(os.environ.get('FREE', '1'))
+        if fs != 1:
+            isf = (
+                (self.index == self.features.shape[0] * self.features.shape[1])
+                .float()
+                .unsqueeze(-1)
+            )
+            return (
+                self.free * (isf + (1 - isf) * fs)
+                + functional.pad(smooth, (0, 0, 0, 1))[self.index]
+            )
+        return self.free + functional.pad(smooth, (0, 0, 0, 1))[self.index]
+
+
+def _fourier_features(u: np.ndarray) -> np.ndarray:
+    """Features of quantile positions, `(T,)` to `(T, 2 + 2 * NUM_FREQUENCIES)`."""
+    top = max(len(u) / 6, 0.5)
+    k = np.geomspace(0.5, top, NUM_FREQUENCIES)
+    angle = 2 * np.pi * u[:, None] * k
+    return np.concatenate(
+        [np.ones_like(u)[:, None], 2 * u[:, None] - 1, np.sin(angle), np.cos(angle)], 1
+    )
+
+
+class FeedForward(nn.Sequential):
+    """Position-wise block: linear, GELU, linear; `(..., d_model)` to the same."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__(
+            nn.Linear(config.d_model, config.dim_feedforward),
+            nn.GELU(),
+            nn.Linear(config.dim_feedforward, config.d_model),
+        )
+
+
+class EncoderLayer(nn.Module):
+    """Pre-norm transformer layer with self-attention, causal or full.
+
+    Shape:
+        - Input and output: `(B, m, d_model)`.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.nhead = config.nhead
+        self.dropout = config.dropout
+        self.norm1 = nn.LayerNorm(config.d_model)
+        self.qkv = nn.Linear(config.d_model, 3 * config.d_model)
+        self.out = nn.Linear(config.d_model, config.d_model)
+        self.norm2 = nn.LayerNorm(config.d_model)
+        self.feedforward = FeedForward(config)
+
+    def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values, `(B, H, m, head_dim)` each."""
+        qkv = self.qkv(self.norm1(x)).unflatten(-1, (3, self.nhead, -1))
+        q, k, v = qkv.transpose(1, 3).unbind(2)  # (B, H, 3, m, head_dim) to three
+        return q, k, v
+
+    def finish(self, x: Tensor, heads: Tensor) -> Tensor:
+        """Residual branches after the heads have been read."""
+        x = x + self._drop(self.out(heads.transpose(1, 2).flatten(2)))
+        return x + self._drop(self.feedforward(self.norm2(x)))
+
+    def _drop(self, x: Tensor) -> Tensor:
+        return functional.dropout(x, self.dropout, self.training)
+
+    def forward(self, x: Tensor, *, causal: bool) -> Tensor:
+        q, k, v = self.project(x)
+        return self.finish(x, functional.scaled_dot_product_attention(q, k, v, is_causal=causal))
+
+
+class DecoderLayer(nn.Module):
+    """Pre-norm layer that reads F by denoising attention; queries do not see each other.
+
+    Shape:
+        - Input and output: `(B, L, d_model)`.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.dropout = config.dropout
+        self.norm1 = nn.LayerNorm(config.d_model)
+        self.attention = DenoisingAttention(config.d_model, config.nhead, config.d_model)
+        self.norm2 = nn.LayerNorm(config.d_model)
+        self.feedforward = FeedForward(config)
+
+    def project_query(self, x: Tensor) -> Tensor:
+        """Normalised and projected queries, `(B, H, L, d + 1)`."""
+        return self.attention.project_query(self.norm1(x))
+
+    def finish(self, x: Tensor, read: Tensor) -> Tensor:
+        """Residual branches after F has been read."""
+        x = x + functional.dropout(read, self.dropout, self.training)
+        ff = self.feedforward(self.norm2(x))
+        return x + functional.dropout(ff, self.dropout, self.training)
+
+
+class TabularNVIB(nn.Module):
+    """Transformer VAE over table rows with a Nonparametric Variational Information Bottleneck.
+
+    Args:
+        positions: For each column the quantile positions of its tokens, NaN where a token has no
+            order (`TableSchema.positions`); their lengths are the vocabulary sizes.
+        config: Sizes and settings.
+
+    Shape:
+        - Input: token ids `(B, n)`, an order of the columns `(B, n)`.
+        - Output: `ModelOutput`.
+
+    References:
+        arXiv 2207.13529. Departures: the column queries replace a token sequence, so the decoder
+        needs no causal self-attention; any-order generation reads prefixes of F.
+
+    Example:
+        >>> model = TabularNVIB([np.full(2, np.nan), np.full(3, np.nan)], ModelConfig())
+        >>> order = torch.tensor([[1, 0]])
+        >>> model(torch.tensor([[1, 2]]), order, torch.Generator()).nll.shape
+        torch.Size([1, 2])
+    """
+
+    def __init__(self, positions: Sequence[np.ndarray], config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.sizes = [len(p) for p in positions]
+        self.num_columns = len(self.sizes)
+        d_model = config.d_model
+        self.token_embedding = TokenTable(positions, d_model, std=0.5)
+        self.column_query = nn.Parameter(torch.randn(self.num_columns, d_model) * 0.5)
+        self.encoder = nn.ModuleList(EncoderLayer(config) for _ in range(config.num_encoder_layers))
+        self.encoder_norm = nn.LayerNorm(d_model)
+        self.nvib = NVIBLayer(d_model, d_model)
+        self.decoder = nn.ModuleList(DecoderLayer(config) for _ in range(config.num_decoder_layers))
+        self.decoder_norm = nn.LayerNorm(d_model)
+        self.token_output = TokenTable(positions, d_model, std=0.02)
+        self.output_bias = nn.Parameter(torch.zeros(sum(self.sizes)))
+        offsets = torch.tensor([0, *self.sizes]).cumsum(0)[:-1]
+        self.register_buffer('offsets', offsets)
+
+    offsets: Tensor
+
+    @property
+    def encoder_layers(self) -> list[EncoderLayer]:
+        """The encoder's layers, typed."""
+        return cast(list[EncoderLayer], list(self.encoder))
+
+    @property
+    def decoder_layers(self) -> list[DecoderLayer]:
+        """The decoder's layers, typed."""
+        return cast(list[DecoderLayer], list(self.decoder))
+
+    @property
+    def is_any_order(self) -> bool:
+        """Whether columns are read and generated one after the other."""
+        return self.config.generation == 'any-order'
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.column_query.device
+
+    @torch.no_grad()
+    def start_from_marginals(self, tokens: Tensor) -> None:
+        """Set the output biases to the log-frequencies of the tokens.
+
+        Training then starts from independent columns and need not find rare categories step by
+        step.
+
+        Args:
+            tokens: Token ids of the training rows, `(N, n)`.
+        """
+        flat = (tokens.to(self.device) + self.offsets).flatten()
+        counts = torch.bincount(flat, minlength=len(self.output_bias)).to(self.output_bias.dtype)
+        self.output_bias.copy_(((counts + 0.5) / len(tokens)).log())
+
+    def encode(self, tokens: Tensor, order: Tensor | None = None) -> Mixture:
+        """F of rows, q(z|x).
+
+        Args:
+            tokens: Token ids, `(B, m)`: values of the columns `order`, at those places.
+            order: Column of each place, `(B, m)`; `None` for all columns in table order.
+
+        Returns:
+            A mixture of m + 1 components, in the order given. In any-order mode component i
+            knows the places up to i alone.
+        """
+        offsets = self.offsets if order is None else self.offsets[order]
+        if tokens.shape[1] == 0:
+            return prior_mixture(tokens.shape[0], self.config.d_model, self.column_query)
+        x = functional.embedding(tokens + offsets, self.token_embedding())
+        for layer in self.encoder_layers:
+            x = layer(x, causal=self.is_any_order)
+        return self.nvib(self.encoder_norm(x))
+
+    def decode(self, sample: MixtureSample, order: Tensor) -> Tensor:
+        """p(x|z): hidden state of each column's query, from a sample of F.
+
+        Args:
+            sample: kappa vectors per component, in the order of the columns.
+            order: Column asked at each place, `(B, L)`.
+
+        Returns:
+            `(B, L, d_model)`. In any-order mode place j reads the first j + 1 components.
+        """
+        x = functional.embedding(order, self.column_query)
+        causal, mask = self.is_any_order, None
+        if causal and self.config.kappa > 1:
+            places = torch.arange(x.shape[1], device=x.device)
+            components = torch.arange(sample.z.shape[1], device=x.device) // self.config.kappa
+            causal, mask = False, components[None, :] <= places[:, None]
+        for i, layer in enumerate(self.decoder_layers):
+            q = self._first_query(order) if i == 0 else layer.project_query(x)
+            k, v = layer.attention.project_sample(sample)
+            x = layer.finish(x, layer.attention.attend(q, k, v, mask=mask, causal=causal))
+        return self.decoder_norm(x)
+
+    def _first_query(self, order: Tensor) -> Tensor:
+        """The first layer's queries, `(B, H, L, d + 1)`.
+
+        They depend on the column alone: they are projected once per column, not once per row.
+        """
+        q = self.decoder_layers[0].project_query(self.column_query)  # (H, n, d + 1)
+        rows = functional.embedding(order, q.transpose(0, 1).flatten(1))
+        return rows.unflatten(-1, (self.config.nhead, -1)).transpose(1, 2)
+
+    def decode_mixture(self, mixture: Mixture, order: Tensor) -> Tensor:
+        """As `decode` with evaluation attention: F itself in place of a sample; deterministic.
+
+        Every query reads all of F: hand in the components that it may see.
+        """
+        x = functional.embedding(order, self.column_query)
+        for layer in self.decoder_layers:
+            x = layer.finish(x, layer.attention.forward_mixture(layer.norm1(x), mixture))
+        return self.decoder_norm(x)
+
+    def logits(self, hidden: Tensor, column: int, table: Tensor) -> Tensor:
+        """Unnormalised log-probabilities of one column's tokens, `(B, d_model)` to `(B, V_c)`."""
+        start = sum(self.sizes[:column])
+        end = start + self.sizes[column]
+        return functional.linear(hidden, table[start:end], self.output_bias[start:end])
+
+    def forward(
+        self, tokens: Tensor, order: Tensor, generator: torch.Generator | None = None
+    ) -> ModelOutput:
+        """Losses of a batch, with F sampled.
+
+        Args:
+            tokens: Token ids in column order, `(B, n)`.
+            order: A permutation of the columns for each row, `(B, n)`.
+            generator: Source of the latent noise.
+        """
+        placed = tokens.gather(1, order)
+        # No query reads the component of the last column in the order: it is not computed.
+        seen = self.num_columns - 1 if self.is_any_order else self.num_columns
+        mixture = self.encode(placed[:, :seen], order[:, :seen])
+        sample = sample_mixture(mixture, self.config.kappa, generator)
+        hidden = self.decode(sample, order)
+        place = order.argsort(1).unsqueeze(-1).expand_as(hidden)
+        return ModelOutput(
+            nll=self.token_nll(hidden.gather(1, place), tokens),
+            kl_gaussian=kl_gaussian(mixture, kappa=self.config.kappa),
+            kl_dirichlet=kl_dirichlet(mixture, delta=self.config.delta, kappa=self.config.kappa),
+            mixture=mixture,
+        )
+
+    def token_nll(self, hidden: Tensor, tokens: Tensor) -> Tensor:
+        """Negative log-likelihood of each value, from hidden states in column order, `(B, n)`."""
+        table = self.token_output()
+        columns = hidden.unbind(1)
+        return torch.stack(
+            [
+                functional.cross_entropy(
+                    self.logits(columns[c], c, table).float(), tokens[:, c], reduction='none'
+                )
+                for c in range(self.num_columns)
+            ],
+            1,
+        )
+
+    @torch.inference_mode()
+    def reconstruct(self, tokens: Tensor, *, cut: bool = False) -> Tensor:
+        """The most likely value of every column given F, by evaluation attention.
+
+        Single-pass decodes each column from all of F; any-order, whose decoder never learned to
+        read a column's own component, from the components of all other columns.
+
+        Args:
+            tokens: Token ids in column order, `(B, n)`.
+            cut: Leave only the prior component in F: what the decoder knows without the
+                bottleneck.
+
+        Returns:
+            Token ids, `(B, n)`.
+        """
+        table, columns = self.token_output(), torch.arange(self.num_columns, device=self.device)
+        result = torch.empty_like(tokens)
+        everything = None if self.is_any_order else self.encode(tokens)
+        for c in range(self.num_columns):
+            others = columns[columns != c].expand(len(tokens), -1)
+            mixture = everything or self.encode(tokens[:, columns != c], others)
+            if cut:
+                mixture = prior_mixture(len(tokens), self.config.d_model, self.column_query)
+            hidden = self.decode_mixture(mixture, columns[c].expand(len(tokens), 1))
+            result[:, c] = self.logits(hidden[:, 0], c, table).argmax(-1)
+        return result
+
+    @torch.inference_mode()
+    def decode_once(self, sample: MixtureSample, generator: torch.Generator) -> Tensor:
+        """Single-pass generation: every column from one sample of F, `(B, n)` token ids."""
+        num_rows = sample.z.shape[0]
+        order = torch.arange(self.num_columns, device=self.device).expand(num_rows, -1)
+        hidden, table = self.decode(sample, order), self.token_output()
+        drawn = [
+            draw_tokens(self.logits(hidden[:, c], c, table), generator)
+            for c in range(self.num_columns)
+        ]
+        return torch.stack(drawn, 1)
+
+    def sample_latent(self, num_rows: int, generator: torch.Generator) -> MixtureSample:
+        """F from the prior, with as many vectors as a full row has in training."""
+        return sample_prior(
+            num_rows,
+            (self.num_columns + 1) * self.config.kappa,
+            self.config.d_model,
+            delta=self.config.delta,
+            like=self.column_query,
+            generator=generator,
+        )
+
+    @torch.inference_mode()
+    def generate(
+        self,
+        num_rows: int,
+        generator: torch.Generator,
+        *,
+        known: Tensor | None = None,
+        known_columns: Sequence[int] = (),
+    ) -> Tensor:
+        """Any-order generation: one column after the other, in one random order.
+
+        A column's draw from F is kept once made, and so are keys and values: each step encodes
+        one new token per row and asks one query.
+
+        Args:
+            num_rows: B.
+            generator: Source of randomness, on the model's device.
+            known: Token ids of columns that are given, `(B, k)`.
+            known_columns: Which those are; they come first in the order.
+
+        Returns:
+            Token ids in column order, `(B, n)`.
+        """
+        free = [c for c in range(self.num_columns) if c not in set(known_columns)]
+        shuffle = torch.randperm(len(free), generator=generator, device=self.device)
+        order = [*known_columns, *(free[i] for i in shuffle.tolist())]
+        tokens = torch.empty(num_rows, self.num_columns, dtype=torch.int64, device=self.device)
+        embedding, table = self.token_embedding(), self.token_output()
+        cache = _GenerationCache(self, num_rows, generator)
+        for place, column in enumerate(order):
+            if known is not None and place < len(known_columns):
+                token = known[:, place]
+            else:
+                hidden = cache.query(column)
+                token = draw_tokens(self.logits(hidden, column, table), generator)
+            tokens[:, column] = token
+            if place + 1 < self.num_columns:
+                cache.append(functional.embedding(token + self.offsets[column], embedding))
+        return tokens
+
+
+def draw_tokens(logits: Tensor, generator: torch.Generator) -> Tensor:
+    """One draw per row from unnormalised log-probabilities, `(B, V)` to `(B,)`."""
+    # Inverse transform sampling: one uniform number per row.
+    cumulative = logits.float().softmax(-1).cumsum(-1)
+    uniform = torch.rand(len(logits), 1, generator=generator, device=logits.device)
+    drawn = torch.searchsorted(cumulative, uniform * cumulative[:, -1:], right=True)
+    return drawn.squeeze(-1).clamp(max=logits.shape[-1] - 1)
+
+
+class _PackedKeyValues:
+    """Keys and values of rows, read by one query per row and step.
+
+    `PACKED_ROWS` rows share one attention call under a block mask: for so few keys per row the
+    fused kernel costs more per call than per product.
+
+    Shape:
+        - Stored: `(B / g, H, K * g, width)`, the rows of a pack side by side at each place.
+    """
+
+    def __init__(self, num_packs: int, nhead: int, length: int, width: int, like: Tensor) -> None:
+        shape = (num_packs, nhead, length * PACKED_ROWS, width)
+        self.keys, self.values = like.new_empty(shape), like.new_empty(shape)
+        slots = torch.arange(length * PACKED_ROWS, device=like.device)
+        rows = torch.arange(PACKED_ROWS, device=like.device)
+        other_row = (slots % PACKED_ROWS) != rows.unsqueeze(-1)
+        self.mask = like.new_zeros(other_row.shape).masked_fill(other_row, -math.inf)
+        self.length = 0
+
+    def append(self, keys: Tensor, values: Tensor) -> None:
+        """Store `(B, H, k, width)` more keys and values per row."""
+        added = keys.shape[2]
+        slots = slice(self.length * PACKED_ROWS, (self.length + added) * PACKED_ROWS)
+        for store, new in ((self.keys, keys), (self.values, values)):
+            # (B / g, g, H, k, width) to (B / g, H, k, g, width), in one copy
+            packed = new.unflatten(0, (-1, PACKED_ROWS)).permute(0, 2, 3, 1, 4)
+            store[:, :, slots].unflatten(2, (added, PACKED_ROWS)).copy_(packed)
+        self.length += added
+
+    def pack_query(self, q: Tensor) -> Tensor:
+        """`(B, H, 1, width)` to `(B / g, H, g, width)`."""
+        # Contiguous: with a broadcast query the fused kernel takes five times as long.
+        return q.squeeze(2).unflatten(0, (-1, PACKED_ROWS)).transpose(1, 2).contiguous()
+
+    @property
+    def seen(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Keys, values and mask of what is stored so far."""
+        end = self.length * PACKED_ROWS
+        return self.keys[:, :, :end], self.values[:, :, :end], self.mask[:, :end]
+
+
+class _GenerationCache:
+    """Keys and values of what is known of each row.
+
+    Those of encoder self-attention, and each decoder layer's projections of F, whose draws are
+    made once and kept.
+    """
+
+    def __init__(self, model: TabularNVIB, num_rows: int, generator: torch.Generator) -> None:
+        self.model, self.generator, self.num_rows = model, generator, num_rows
+        config, like = model.config, model.column_query
+        self.num_packs = math.ceil(num_rows / PACKED_ROWS)
+        head_dim, n = config.d_model // config.nhead, model.num_columns
+        self.encoder_kv = [
+            _PackedKeyValues(self.num_packs, config.nhead, n, head_dim, like) for _ in model.encoder
+        ]
+        self.decoder_kv = [
+            _PackedKeyValues(self.num_packs, config.nhead, n * config.kappa, head_dim + 1, like)
+            for _ in model.decoder
+        ]
+        padded = self.num_packs * PACKED_ROWS
+        self._append_sample(prior_mixture(padded, config.d_model, like))
+
+    def _append_sample(self, mixture: Mixture) -> None:
+        """Draw F's newest component and store its projections."""
+        sample = sample_mixture(mixture, self.model.config.kappa, self.generator)
+        for layer, cache in zip(self.model.decoder_layers, self.decoder_kv, strict=True):
+            cache.append(*layer.attention.project_sample(sample))
+
+    def append(self, x: Tensor) -> None:
+        """Encode one more value per row, `(B, d_model)`, and add its component to F."""
+        x = functional.pad(x, (0, 0, 0, self.num_packs * PACKED_ROWS - len(x))).unsqueeze(1)
+        for layer, cache in zip(self.model.encoder_layers, self.encoder_kv, strict=True):
+            q, k, v = layer.project(x)
+            cache.append(k, v)
+            keys, values, mask = cache.seen
+            heads = functional.scaled_dot_product_attention(
+                cache.pack_query(q), keys, values, attn_mask=mask
+            )
+            x = layer.finish(x, heads.transpose(1, 2).flatten(0, 1).unsqueeze(2))
+        self._append_sample(self.model.nvib.components(self.model.encoder_norm(x)))
+
+    def query(self, column: int) -> Tensor:
+        """Hidden state of one column's query over what is known, `(B, d_model)`."""
+        padded = self.num_packs * PACKED_ROWS
+        x = self.model.column_query[column].expand(padded, 1, -1)
+        for i, (layer, cache) in enumerate(
+            zip(self.model.decoder_layers, self.decoder_kv, strict=True)
+        ):
+            # The first layer's query is the same for every row.
+            q = layer.project_query(x[:1] if i == 0 else x).expand(padded, -1, -1, -1)
+            keys, values, mask = cache.seen
+            read = layer.attention.attend(cache.pack_query(q), keys, values, mask=mask)
+            x = layer.finish(x, read.flatten(0, 1).unsqueeze(1))
+        return self.model.decoder_norm(x[: self.num_rows, 0])

@@ -1,0 +1,378 @@
+"""Table to tokens and back: every column becomes one token out of a finite vocabulary.
+
+Second in the flow, after SDV's own transformers: a processed DataFrame in, an integer array out,
+and the reverse. A missing value is a token like any other, so that its relation to other columns
+is learned. No networks here.
+"""
+
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from sdv_nvib.errors import InvalidTableError, UnknownValueError
+
+__all__ = ['CategoricalColumn', 'NumericalColumn', 'TableSchema']
+
+MAX_BINS = 256
+VALUES_PER_BIN = 8  # at least, so that a small table is not memorised value by value
+CELLS_PER_BIN = 128
+MAX_DECIMALS = 9
+MAX_GRID_INTEGER = 2.0**61  # differences of two still fit in 64 bits
+
+
+@dataclass(frozen=True)
+class CategoricalColumn:
+    """A column whose tokens are its categories, the missing value last where there is one.
+
+    Attributes:
+        name: Column name in the processed table.
+        categories: The distinct values, in their order where they have one.
+        has_missing: Whether the missing value is a token.
+        is_ordered: Whether the order of `categories` means something.
+        dtype: The column's own, which decoded values have again.
+    """
+
+    name: Hashable
+    categories: pd.Index
+    has_missing: bool
+    is_ordered: bool = False
+    dtype: Any = object
+
+    @classmethod
+    def fit(cls, values: pd.Series, order: Sequence | None = None) -> 'CategoricalColumn':
+        """Learn the categories of a column, rare ones included.
+
+        Args:
+            values: The column.
+            order: Every possible value in ascending order, for ordinal columns.
+        """
+        present = pd.Index(values.dropna().astype(object).unique(), dtype=object)
+        if order is not None:
+            known = pd.Index(list(order), dtype=object)
+            present = known.append(present.difference(known, sort=False))
+        return cls(values.name, present, bool(values.isna().any()), order is not None, values.dtype)
+
+    @property
+    def num_tokens(self) -> int:
+        """Size of the vocabulary."""
+        return len(self.categories) + self.has_missing
+
+    @property
+    def positions(self) -> np.ndarray:
+        """Quantile position of each token in (0, 1), NaN where tokens have no order."""
+        if not self.is_ordered:
+            return np.full(self.num_tokens, np.nan)
+        return _positions(len(self.categories), self.has_missing)
+
+    def encode(self, values: pd.Series) -> np.ndarray:
+        """Values to token ids, `(N,)`.
+
+        Raises:
+            UnknownValueError: A value was not there when the schema was learned.
+        """
+        tokens = self.categories.get_indexer(pd.Index(values.astype(object), dtype=object))
+        missing = values.isna().to_numpy()
+        tokens = np.where(missing, len(self.categories), tokens)
+        unknown = (tokens < 0) | (missing & (not self.has_missing))
+        if unknown.any():
+            first = values[unknown].iloc[0]
+            raise UnknownValueError(
+                f"Column '{self.name}' has {int(unknown.sum())} value(s) that were not in the "
+                f'training data, the first is {first!r}. Use one of the known values, '
+                f'for example {list(self.categories[:5])}.'
+            )
+        return tokens
+
+    def decode(self, tokens: np.ndarray, rng: np.random.Generator) -> pd.Series:
+        """Token ids to values; nothing is random here."""
+        values = np.append(self.categories.to_numpy(dtype=object), [np.nan])
+        return pd.Series(values[tokens], name=self.name, dtype=object).astype(self.dtype)
+
+
+@dataclass(frozen=True)
+class NumericalColumn:
+    """A column of numbers whose tokens are ordered: single values, or bins of equal frequency.
+
+    Each token owns cells, intervals from which a value is drawn: a value that occurs more than
+    once is a cell of width zero and comes back exactly; one that occurs once is spread up to the
+    midpoints towards its neighbours.
+
+    Attributes:
+        name: Column name in the processed table.
+        points: Values with a token of their own, ascending, `(P,)`.
+        point_tokens: Their tokens.
+        edges: Boundaries between the other tokens, ascending.
+        edge_tokens: The token below each boundary, then the one above the last.
+        cell_low: Lower ends of all cells, in token order, NaN for the missing value's.
+        cell_high: Upper ends.
+        first_cell: First cell of each token, then the number of cells, `(num_tokens + 1,)`.
+        has_missing: Whether the missing value is a token (the last one).
+        step: Spacing of the grid that all values lie on, 0 where there is none.
+        decimals: Decimal places of the grid.
+        grid_start: The smallest value.
+    """
+
+    name: Hashable
+    points: np.ndarray
+    point_tokens: np.ndarray
+    edges: np.ndarray
+    edge_tokens: np.ndarray
+    cell_low: np.ndarray
+    cell_high: np.ndarray
+    first_cell: np.ndarray
+    has_missing: bool
+    step: float
+    decimals: int
+    grid_start: float
+
+    @classmethod
+    def fit(cls, values: pd.Series) -> 'NumericalColumn':
+        """Learn points, bins and cells of a column of floats."""
+        numbers = _to_float(values)
+        has_missing = bool(np.isnan(numbers).any())
+        numbers = np.sort(numbers[~np.isnan(numbers)])
+        unique, counts = np.unique(numbers, return_counts=True)
+        if len(unique) <= min(MAX_BINS, max(2, len(numbers) // 2)):
+            is_point = np.ones(len(unique), bool)
+        else:
+            is_point = counts > max(len(numbers) / MAX_BINS, VALUES_PER_BIN)
+        groups = [np.array([point]) for point in unique[is_point]]
+        bins = _equal_frequency_bins(numbers[~np.isin(numbers, unique[is_point])], len(groups))
+        kinds = [True] * len(groups) + [False] * len(bins)
+        groups += bins
+        # Tokens in the order of their medians, so that neighbouring tokens are neighbouring values.
+        order = np.argsort([np.median(group) for group in groups], kind='stable')
+        token_of = np.argsort(order)
+        is_bin = ~np.array(kinds, bool)
+        step, decimals = _grid(unique)
+        cells = [
+            _cells(groups[i], unique[is_point], step / 2) if is_bin[i] else (groups[i], groups[i])
+            for i in order
+        ]
+        if has_missing:
+            cells.append((np.array([np.nan]), np.array([np.nan])))
+        ranged = is_bin if is_bin.any() else ~is_bin
+        bounds = sorted((groups[i][0], groups[i][-1], token_of[i]) for i in np.flatnonzero(ranged))
+        return cls(
+            name=values.name,
+            points=unique[is_point],
+            point_tokens=token_of[~is_bin],
+            edges=np.array([low / 2 + high / 2 for (_, low, _), (high, _, _) in pairwise(bounds)]),
+            edge_tokens=np.array([token for _, _, token in bounds], dtype=np.int64),
+            cell_low=np.concatenate([low for low, _ in cells] or [np.empty(0)]),
+            cell_high=np.concatenate([high for _, high in cells] or [np.empty(0)]),
+            first_cell=np.cumsum([0] + [len(low) for low, _ in cells]),
+            has_missing=has_missing,
+            step=step,
+            decimals=decimals,
+            grid_start=unique[0] if len(unique) else np.nan,
+        )
+
+    @property
+    def num_tokens(self) -> int:
+        """Size of the vocabulary."""
+        return len(self.first_cell) - 1
+
+    @property
+    def positions(self) -> np.ndarray:
+        """Quantile position of each token in (0, 1), NaN for the missing value."""
+        return _positions(self.num_tokens - self.has_missing, self.has_missing)
+
+    def encode(self, values: pd.Series) -> np.ndarray:
+        """Values to token ids, `(N,)`; a number between or beyond the seen ones to the nearest.
+
+        Raises:
+            UnknownValueError: A value is missing and none was when the schema was learned, or
+                the other way round.
+        """
+        numbers = _to_float(values)
+        missing = np.isnan(numbers)
+        if missing.any() and not self.has_missing:
+            raise UnknownValueError(
+                f"Column '{self.name}' has {int(missing.sum())} missing value(s) (nan), and had "
+                'none in the training data. Fill them in first, or train on a table in which '
+                'they may be missing.'
+            )
+        if self.num_tokens == self.has_missing:
+            if not missing.all():
+                raise UnknownValueError(
+                    f"Column '{self.name}' has the value {numbers[~missing][0]!r}, and only "
+                    'missing ones in the training data. Leave it missing.'
+                )
+            return np.zeros(len(numbers), dtype=np.int64)
+        filled = np.where(missing, 0.0, numbers)
+        tokens = self.edge_tokens[np.searchsorted(self.edges, filled)]
+        if len(self.points):
+            nearest = np.searchsorted(self.points, filled).clip(max=len(self.points) - 1)
+            exact = self.points[nearest] == filled
+            tokens = np.where(exact, self.point_tokens[nearest], tokens)
+        return np.where(missing, self.num_tokens - 1, tokens)
+
+    def decode(self, tokens: np.ndarray, rng: np.random.Generator) -> pd.Series:
+        """Token ids to values, drawn evenly from the token's cells and evenly within a cell."""
+        first, count = self.first_cell[tokens], np.diff(self.first_cell)[tokens]
+        cell = first + (rng.random(len(tokens)) * count).astype(np.int64)
+        low, high = self.cell_low[cell], self.cell_high[cell]
+        inside = self._on_grid(low + rng.random(len(tokens)) * (high - low))
+        # Cells of width zero are taken as they are: no arithmetic may touch a point mass.
+        return pd.Series(np.where(low == high, low, inside), name=self.name)
+
+    def decode_median(self, tokens: np.ndarray) -> pd.Series:
+        """Token ids to the middle value of each token, for deterministic output."""
+        middle = (self.first_cell[:-1] + self.first_cell[1:] - 1) // 2
+        low, high = self.cell_low[middle], self.cell_high[middle]
+        values = np.where(low == high, low, self._on_grid(low / 2 + high / 2))
+        return pd.Series(values[tokens], name=self.name)
+
+    def _on_grid(self, values: np.ndarray) -> np.ndarray:
+        if not self.step:
+            return values
+        steps = np.round((values - self.grid_start) / self.step)
+        return np.round(self.grid_start + self.step * steps, self.decimals)
+
+
+def _to_float(values: pd.Series) -> np.ndarray:
+    return pd.to_numeric(values).to_numpy(dtype=np.float64, na_value=np.nan)
+
+
+def _positions(num_ordered: int, has_missing: bool) -> np.ndarray:
+    positions = (np.arange(num_ordered) + 0.5) / max(num_ordered, 1)
+    return np.append(positions, [np.nan] * has_missing)
+
+
+def _equal_frequency_bins(numbers: np.ndarray, num_points: int) -> list[np.ndarray]:
+    """Sorted numbers cut into bins of about equal frequency; equal values stay together."""
+    num_bins = min(MAX_BINS - num_points, len(numbers) // VALUES_PER_BIN)
+    if num_bins < 2:
+        return [numbers] if len(numbers) else []
+    cuts = numbers[np.arange(1, num_bins) * len(numbers) // num_bins]
+    starts = np.unique(np.searchsorted(numbers, cuts))
+    return np.split(numbers, starts[starts > 0])
+
+
+def _cells(numbers: np.ndarray, points: np.ndarray, margin: float) -> tuple[np.ndarray, np.ndarray]:
+    """Sorted values of one bin to the ends of their cells, which stop `margin` short of points."""
+    if len(numbers) > CELLS_PER_BIN:
+        ranks = (np.arange(CELLS_PER_BIN) + 0.5) * len(numbers) / CELLS_PER_BIN
+        numbers = numbers[ranks.astype(np.int64)]
+    middles = numbers[:-1] / 2 + numbers[1:] / 2
+    low, high = np.append(numbers[:1], middles), np.append(middles, numbers[-1:])
+    fences = np.concatenate([[-np.inf], points, [np.inf]])
+    above = np.searchsorted(fences, numbers)
+    low, high = (
+        np.maximum(low, fences[above - 1] + margin),
+        np.minimum(high, fences[above] - margin),
+    )
+    same_before = np.append([False], numbers[1:] == numbers[:-1])
+    repeated = same_before | np.append(same_before[1:], [False])
+    return np.where(repeated, numbers, low), np.where(repeated, numbers, high)
+
+
+def _grid(unique: np.ndarray) -> tuple[float, int]:
+    """Spacing and decimal places of the coarsest decimal grid of all values; 0 if there is none."""
+    if len(unique) < 2:
+        return 0.0, 0
+    for decimals in range(MAX_DECIMALS + 1):
+        whole = np.round(unique * 10.0**decimals)
+        if np.abs(whole).max() > MAX_GRID_INTEGER:
+            break
+        if (np.round(unique, decimals) == unique).all():
+            return float(np.gcd.reduce(np.diff(whole).astype(np.int64))) / 10**decimals, decimals
+    return 0.0, 0
+
+
+Column = CategoricalColumn | NumericalColumn
+
+
+@dataclass(frozen=True)
+class TableSchema:
+    """The vocabularies of a table's modelled columns, learned once and then frozen.
+
+    Attributes:
+        columns: One entry per modelled column, in table order.
+
+    Example:
+        >>> table = pd.DataFrame({'colour': ['red', 'blue', None], 'size': [1.0, 2.0, 2.0]})
+        >>> schema = TableSchema.fit(table, numerical={'size'})
+        >>> schema.encode(table).tolist()
+        [[0, 0], [1, 1], [2, 1]]
+    """
+
+    columns: tuple[Column, ...]
+
+    @classmethod
+    def fit(
+        cls,
+        table: pd.DataFrame,
+        numerical: set | frozenset,
+        orders: Mapping[Hashable, Sequence] | None = None,
+    ) -> 'TableSchema':
+        """Learn the vocabulary of every column.
+
+        Args:
+            table: Processed table of N rows.
+            numerical: Names of the columns that are numbers; all others are categories.
+            orders: For ordinal columns, all values in ascending order.
+
+        Raises:
+            InvalidTableError: The table has no rows or no columns, or an infinite value.
+        """
+        if table.empty:
+            raise InvalidTableError(
+                f'A table needs at least one row and one modelled column, it has {len(table)} '
+                f'rows and the columns {list(table.columns)}. Ids and personal data are not '
+                'modelled: add a column of another sdtype.'
+            )
+        columns: list[Column] = []
+        for name in table.columns:
+            if name not in numerical:
+                columns.append(CategoricalColumn.fit(table[name], (orders or {}).get(name)))
+                continue
+            infinite = np.isinf(_to_float(table[name]))
+            if infinite.any():
+                raise InvalidTableError(
+                    f"Column '{name}' must be finite, it has {int(infinite.sum())} infinite "
+                    'value(s). Replace them with a number or a missing value.'
+                )
+            columns.append(NumericalColumn.fit(table[name]))
+        return cls(tuple(columns))
+
+    @property
+    def names(self) -> list[Hashable]:
+        """Column names, in order."""
+        return [column.name for column in self.columns]
+
+    @property
+    def sizes(self) -> list[int]:
+        """Vocabulary size of each column."""
+        return [column.num_tokens for column in self.columns]
+
+    @property
+    def positions(self) -> list[np.ndarray]:
+        """Quantile positions of each column's tokens, NaN where there is no order."""
+        return [column.positions for column in self.columns]
+
+    def encode(self, table: pd.DataFrame) -> np.ndarray:
+        """Processed table to token ids, `(N, n)` int64; only the schema's columns are read."""
+        encoded = [column.encode(table[column.name]) for column in self.columns]
+        return np.stack(encoded, 1).astype(np.int64)
+
+    def decode(self, tokens: np.ndarray, rng: np.random.Generator) -> pd.DataFrame:
+        """Token ids `(N, n)` to a processed table, values drawn inside their bins."""
+        decoded = [column.decode(tokens[:, i], rng) for i, column in enumerate(self.columns)]
+        return pd.concat(decoded, axis=1)
+
+    def decode_median(self, tokens: np.ndarray) -> pd.DataFrame:
+        """Token ids `(N, n)` to a processed table, each bin by its middle value."""
+        rng = np.random.default_rng(0)  # categories do not use it
+        decoded = [
+            column.decode_median(tokens[:, i])
+            if isinstance(column, NumericalColumn)
+            else column.decode(tokens[:, i], rng)
+            for i, column in enumerate(self.columns)
+        ]
+        return pd.concat(decoded, axis=1)

@@ -1,0 +1,346 @@
+"""The training loop: held-out rows, schedule, annealing, early stopping, history.
+
+Fourth in the flow. It knows token tensors and a model that returns `ModelOutput`; no pandas.
+"""
+
+import copy
+import math
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from sdv_nvib.errors import TrainingError
+from sdv_nvib.model import ModelOutput, TabularNVIB
+
+__all__ = ['EpochRecord', 'Trainer', 'TrainingConfig', 'autocast_dtype', 'choose_device']
+
+VALIDATION_SHARE = 0.1
+MAX_VALIDATION_ROWS = 4096
+EVALUATION_BATCH = 2048
+WARMUP_SHARE, COOLDOWN_SHARE, ANNEALING_SHARE = 0.05, 0.5, 0.2
+GRADIENT_CLIP = 1.0
+COLLAPSED_NATS = 0.5
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """Settings of a fit.
+
+    Attributes:
+        epochs: Most passes over the training rows; `None` chooses by the number of rows.
+        batch_size: Rows per step; `None` chooses by the number of rows.
+        learning_rate: Peak of AdamW's schedule.
+        weight_decay: AdamW's decoupled weight decay.
+        lambda_gaussian: Weight of L_G.
+        lambda_dirichlet: Weight of L_D.
+        seed: Seed of every random choice of the fit.
+    """
+
+    epochs: int | None = None
+    batch_size: int | None = None
+    learning_rate: float = 2e-3
+    weight_decay: float = 1e-5
+    lambda_gaussian: float = 0.5
+    lambda_dirichlet: float = 0.5
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class EpochRecord:
+    """Losses of one epoch, means per row; `validation_*` on held-out rows.
+
+    Attributes:
+        epoch: Number of the epoch, from 1.
+        loss: Training loss as optimised, with annealed weights of the KL terms, nats.
+        reconstruction: Training reconstruction, nats.
+        kl_gaussian: L_G.
+        kl_dirichlet: L_D.
+        validation_loss: Held-out loss, with full weights of the KL terms, nats.
+        validation_reconstruction: Held-out reconstruction, nats; a bound on the negative
+            log-likelihood, and what chooses the best weights.
+        nats: Unscaled KL, what passes through the bottleneck, on held-out rows.
+        active_components: Components in use, on held-out rows.
+        learning_rate: At the end of the epoch.
+        seconds: Wall time since the start of the fit.
+    """
+
+    epoch: int
+    loss: float
+    reconstruction: float
+    kl_gaussian: float
+    kl_dirichlet: float
+    validation_loss: float
+    validation_reconstruction: float
+    nats: float
+    active_components: float
+    learning_rate: float
+    seconds: float
+
+
+def choose_device(enable_gpu: bool) -> torch.device:
+    """CUDA, else MPS, else the CPU; the CPU alone when `enable_gpu` is False."""
+    if enable_gpu and torch.cuda.is_available():
+        return torch.device('cuda')
+    if enable_gpu and torch.backends.mps.is_available():
+        return torch.device('mps')
+    return torch.device('cpu')
+
+
+def autocast_dtype(device: torch.device) -> torch.dtype | None:
+    """bfloat16 where the processor multiplies it natively and gains by it, else `None`.
+
+    On CPUs that is AMX alone: with AVX512-BF16 and these small matrices the conversions cost more
+    than the products save.
+    """
+    if device.type == 'cuda' and torch.cuda.is_bf16_supported(including_emulation=False):
+        return torch.bfloat16
+    if device.type == 'cpu' and torch.cpu._is_amx_tile_supported():
+        return torch.bfloat16
+    return None
+
+
+class Schedule:
+    """Learning rate and KL weight by step, for a budget that a plateau may cut short.
+
+    Warm-up, a constant peak, then a linear cooldown to zero that starts early enough to end with
+    the budget, or as soon as `start_cooldown` is called; it lasts as long as what came before, up
+    to what is left.
+    """
+
+    def __init__(self, total_steps: int) -> None:
+        self.end = total_steps
+        self.warmup = max(1, round(WARMUP_SHARE * total_steps))
+        self.annealing = max(1, round(ANNEALING_SHARE * total_steps))
+        self.cooldown_start = round((1 - COOLDOWN_SHARE) * total_steps)
+
+    def start_cooldown(self, step: int) -> None:
+        """Begin the cooldown now, if it has not begun."""
+        if step < self.cooldown_start:
+            self.cooldown_start = step
+            ratio = COOLDOWN_SHARE / (1 - COOLDOWN_SHARE)
+            self.end = min(self.end, step + max(1, math.ceil(step * ratio)))
+
+    def learning_rate(self, step: int) -> float:
+        """Share of the peak, in [0, 1]."""
+        warm = min(1.0, (step + 1) / self.warmup)
+        left = (self.end - step) / max(1, self.end - self.cooldown_start)
+        return warm * min(1.0, max(0.0, left))
+
+    def kl_weight(self, step: int) -> float:
+        """The annealing schedule A, in [0, 1]."""
+        return min(1.0, step / self.annealing)
+
+
+@dataclass
+class Trainer:
+    """Fits a model to token ids and leaves it with its best weights.
+
+    Attributes:
+        model: The network, on its device.
+        config: Settings.
+        history: One record per epoch.
+        stop_reason: Why training ended, in words.
+    """
+
+    model: TabularNVIB
+    config: TrainingConfig
+    history: list[EpochRecord] = field(default_factory=list)
+    stop_reason: str = ''
+
+    def fit(
+        self, tokens: Tensor, on_epoch: Callable[[EpochRecord, float], None] | None = None
+    ) -> None:
+        """Train until the held-out loss stops improving or the budget is spent.
+
+        Ctrl-C ends training early, and so does a loss that is no number; the best weights so far
+        are kept in every case.
+
+        Args:
+            tokens: Token ids of all rows, `(N, n)` int64, on any device.
+            on_epoch: Called after each epoch with its record and the expected share of the whole
+                fit that is done.
+
+        Raises:
+            TrainingError: The loss was no number before any epoch had ended.
+        """
+        self._prepare(tokens)
+        try:
+            while not self.stop_reason:
+                record = self._run_epoch()
+                if on_epoch is not None and record is not None:
+                    on_epoch(record, min(1.0, self.step / self.schedule.end))
+        except KeyboardInterrupt:
+            self.stop_reason = 'interrupted'
+            warnings.warn(
+                f'Training was interrupted after {len(self.history)} epochs; the model has the '
+                'best weights so far.',
+                stacklevel=2,
+            )
+        self._finish()
+
+    def _prepare(self, tokens: Tensor) -> None:
+        device = self.model.device
+        self.generator = torch.Generator().manual_seed(self.config.seed)
+        self.noise = torch.Generator(device).manual_seed(self.config.seed + 1)
+        shuffled = tokens[torch.randperm(len(tokens), generator=self.generator)]
+        held_out = min(MAX_VALIDATION_ROWS, round(VALIDATION_SHARE * len(tokens)))
+        # Too few rows to hold any out: they are their own validation.
+        self.train_rows = shuffled[held_out:].to(device)
+        self.validation_rows = (shuffled[:held_out] if held_out else shuffled).to(device)
+        num_rows = len(self.train_rows)
+        self.model.start_from_marginals(self.train_rows)
+        self.batch_size = min(num_rows, self.config.batch_size or _auto_batch_size(num_rows))
+        self.steps_per_epoch = math.ceil(num_rows / self.batch_size)
+        epochs = self.config.epochs or _auto_epochs(num_rows, self.steps_per_epoch)
+        self.schedule = Schedule(epochs * self.steps_per_epoch)
+        self.patience = max(3, math.ceil(0.1 * epochs))
+        self.optimizer = torch.optim.AdamW(
+            self.model.parameters(),
+            lr=self.config.learning_rate,
+            weight_decay=self.config.weight_decay,
+            fused=device.type in ('cpu', 'cuda'),
+        )
+        self.autocast = autocast_dtype(device)
+        self.step, self.best, self.best_epoch = 0, math.inf, 0
+        self.best_weights: dict[str, Tensor] = {}
+        self.started = time.monotonic()
+
+    def _batches(self) -> Iterator[Tensor]:
+        permutation = torch.randperm(len(self.train_rows), generator=self.generator)
+        for rows in permutation.to(self.train_rows.device).split(self.batch_size):
+            yield self.train_rows[rows]
+
+    def _run_epoch(self) -> EpochRecord | None:
+        """One pass over the training rows; `None` if the loss stopped being a number."""
+        self.model.train()
+        sums = torch.zeros(4, device=self.model.device)
+        num_batches = 0
+        for batch in self._batches():
+            sums += self._train_step(batch)
+            num_batches += 1
+            if self.step >= self.schedule.end:
+                break
+        loss, reconstruction, kl_g, kl_d = (sums / num_batches).tolist()
+        validation = self.validate()
+        # The last step of an epoch may break the weights after its own loss was a number.
+        if not math.isfinite(loss + validation['validation_reconstruction']):
+            self._stop_on_nan()
+            return None
+        record = EpochRecord(
+            epoch=len(self.history) + 1,
+            loss=loss,
+            reconstruction=reconstruction,
+            kl_gaussian=kl_g,
+            kl_dirichlet=kl_d,
+            **validation,
+            learning_rate=self.optimizer.param_groups[0]['lr'],
+            seconds=time.monotonic() - self.started,
+        )
+        self.history.append(record)
+        self._judge(record)
+        return record
+
+    def _train_step(self, batch: Tensor) -> Tensor:
+        """One optimiser step; loss, reconstruction, L_G and L_D, detached, `(4,)`."""
+        rate = self.config.learning_rate * self.schedule.learning_rate(self.step)
+        for group in self.optimizer.param_groups:
+            group['lr'] = rate
+        losses, _ = self._forward(batch, self.noise, self.schedule.kl_weight(self.step))
+        self.optimizer.zero_grad(set_to_none=True)
+        losses[0].backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), GRADIENT_CLIP)
+        self.optimizer.step()
+        self.step += 1
+        return losses.detach()
+
+    def _forward(
+        self, batch: Tensor, noise: torch.Generator, kl_weight: float
+    ) -> tuple[Tensor, ModelOutput]:
+        """Loss, reconstruction, L_G and L_D, `(4,)`, and the output they are from."""
+        shape, device = batch.shape, batch.device
+        order = torch.rand(shape, generator=noise, device=device).argsort(1)
+        with torch.autocast(device.type, dtype=self.autocast, enabled=self.autocast is not None):
+            output = self.model(batch, order, noise)
+        reconstruction = output.nll.sum(1).mean()
+        kl_g, kl_d = output.kl_gaussian.mean(), output.kl_dirichlet.mean()
+        loss = reconstruction + kl_weight * (
+            self.config.lambda_gaussian * kl_g + self.config.lambda_dirichlet * kl_d
+        )
+        return torch.stack([loss, reconstruction, kl_g, kl_d]), output
+
+    @torch.no_grad()
+    def validate(self) -> dict[str, float]:
+        """Held-out loss, with the same noise and column orders every time."""
+        self.model.eval()
+        noise = torch.Generator(self.model.device).manual_seed(self.config.seed + 2)
+        rows = self.validation_rows
+        # Few rows are scored under several column orders, so that noise does not choose.
+        rows = rows.repeat(math.ceil(512 / len(rows)), 1) if len(rows) < 512 else rows
+        sums = torch.zeros(6, device=rows.device)
+        for batch in rows.split(EVALUATION_BATCH):
+            losses, output = self._forward(batch, noise, 1.0)
+            passed = torch.stack([output.nats.mean(), output.active_components.float().mean()])
+            sums += torch.cat([losses, passed]) * len(batch)
+        loss, reconstruction, _, _, nats, active = (sums / len(rows)).tolist()
+        return {
+            'validation_loss': loss,
+            'validation_reconstruction': reconstruction,
+            'nats': nats,
+            'active_components': active,
+        }
+
+    def _judge(self, record: EpochRecord) -> None:
+        """Keep the best weights; start the cooldown on a plateau; stop when it has not helped."""
+        if record.validation_reconstruction < self.best:
+            self.best, self.best_epoch = record.validation_reconstruction, record.epoch
+            self.best_weights = copy.deepcopy(self.model.state_dict())
+        waited = record.epoch - self.best_epoch
+        if self.step >= self.schedule.end:
+            self.stop_reason = 'the schedule has ended'
+        elif waited >= self.patience and self.step < self.schedule.cooldown_start:
+            self.model.load_state_dict(self.best_weights)
+            self.schedule.start_cooldown(self.step)
+            self.best_epoch = record.epoch
+        elif waited >= 2 * self.patience:
+            self.stop_reason = 'the held-out loss stopped improving'
+
+    def _stop_on_nan(self) -> None:
+        if not self.best_weights:
+            raise TrainingError(
+                'Training stopped: the loss was no number in the first epoch. Lower '
+                f'learning_rate (it was {self.config.learning_rate}).'
+            )
+        self.stop_reason = 'the loss was no number'
+        warnings.warn(
+            f'Training stopped in epoch {len(self.history) + 1}: the loss was no number. The '
+            f'best weights, of epoch {self.best_epoch}, are kept. Lower learning_rate (it was '
+            f'{self.config.learning_rate}) to train longer.',
+            stacklevel=2,
+        )
+
+    def _finish(self) -> None:
+        if self.best_weights:
+            self.model.load_state_dict(self.best_weights)
+        self.model.eval()
+        if self.history and self.history[-1].nats < COLLAPSED_NATS and self.model.num_columns > 1:
+            warnings.warn(
+                f'Only {self.history[-1].nats:.2g} nats per row pass through the bottleneck: it '
+                'has collapsed, and columns are generated nearly independently. Lower '
+                f'lambda_gaussian (it was {self.config.lambda_gaussian}).',
+                stacklevel=2,
+            )
+
+
+def _auto_batch_size(num_rows: int) -> int:
+    """A power of two between 32 and 128, for about fifty steps an epoch on small tables."""
+    return int(2 ** min(7, max(5, round(math.log2(max(1, num_rows / 50))))))
+
+
+def _auto_epochs(num_rows: int, steps_per_epoch: int) -> int:
+    """Passes that make about 2,400 steps, and more on large tables as the root of their rows."""
+    steps = 2400 * max(1.0, num_rows / 30_000) ** 0.5
+    return max(3, round(steps / steps_per_epoch))

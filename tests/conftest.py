@@ -1,0 +1,24 @@
+"""What several test files share."""
+
+import numpy as np
+import pytest
+import torch
+
+from sdv_nvib.model import ModelConfig, TabularNVIB
+
+
+@pytest.fixture(scope='session')
+def build_model():
+    """A function that builds a tiny network, the same weights for the same seed."""
+
+    def build(*sizes, ordered=(), seed=0, **config):
+        small = {'d_model': 16, 'num_encoder_layers': 1, 'dim_feedforward': 32} | config
+        positions = [
+            (np.arange(size) + 0.5) / size if c in ordered else np.full(size, np.nan)
+            for c, size in enumerate(sizes)
+        ]
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return TabularNVIB(positions, ModelConfig(**small))
+
+    return build

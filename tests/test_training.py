@@ -1,0 +1,242 @@
+"""Tests of the training loop: it learns, it stops, and it always leaves its best weights."""
+
+import math
+
+import pytest
+import torch
+
+from sdv_nvib.errors import TrainingError
+from sdv_nvib.training import Schedule, Trainer, TrainingConfig
+
+MODES = ['any-order', 'single-pass']
+MAP = torch.tensor([3, 1, 5, 0, 2, 4])  # the planted dependency: second = MAP[first]
+
+
+def planted_rows(rows, seed=0, weights=(1.0,) * 6):
+    generator = torch.Generator().manual_seed(seed)
+    first = torch.multinomial(torch.tensor(weights), rows, replacement=True, generator=generator)
+    return torch.stack([first, MAP[first]], 1)
+
+
+@pytest.fixture
+def make_trainer(build_model):
+    def make(*, seed=0, generation='any-order', sizes=(6, 6), **config):
+        settings = {'epochs': 5, 'batch_size': 50, 'learning_rate': 1e-2} | config
+        model = build_model(*sizes, seed=seed, generation=generation, num_decoder_layers=1)
+        return Trainer(model, TrainingConfig(seed=seed, **settings))
+
+    return make
+
+
+def weights_of(trainer):
+    return {name: value.clone() for name, value in trainer.model.state_dict().items()}
+
+
+def assert_has_best_weights(trainer):
+    best = min(record.validation_reconstruction for record in trainer.history)
+    after = trainer.validate()['validation_reconstruction']
+    assert after == pytest.approx(best, abs=1e-5)
+    assert not trainer.model.training
+
+
+# Learning.
+
+
+@pytest.mark.parametrize('generation', MODES)
+def test_beats_independent_columns_on_a_planted_dependency(make_trainer, generation):
+    trainer = make_trainer(generation=generation, epochs=15)
+    trainer.fit(planted_rows(500))
+    independent = 2 * math.log(6)
+    joint = math.log(6)
+    reached = trainer.validate()['validation_reconstruction']
+    assert reached < 0.5 * (independent + joint)
+    if generation == 'any-order':  # a bound on the likelihood cannot be better than the truth
+        assert reached > 0.9 * joint
+    new = planted_rows(100, seed=9)
+    assert (trainer.model.reconstruct(new) == new).float().mean() > 0.9
+    record = trainer.history[-1]
+    assert record.nats > 0.5
+    assert record.active_components > 0.5
+
+
+@pytest.mark.parametrize('generation', MODES)
+def test_cut_to_the_prior_component_it_knows_only_the_columns_one_by_one(make_trainer, generation):
+    trainer = make_trainer(generation=generation, epochs=15)
+    rows = planted_rows(500, weights=(0.1, 0.1, 0.5, 0.1, 0.1, 0.1))
+    trainer.fit(rows)
+    cut = trainer.model.reconstruct(rows, cut=True)
+    whole = trainer.model.reconstruct(rows)
+    if generation == 'any-order':
+        assert torch.equal(cut, rows.mode(0).values.expand_as(rows))
+    of_the_mode = (rows == rows.mode(0).values).float().mean()
+    assert (cut == rows).float().mean() <= of_the_mode
+    assert (whole == rows).float().mean() > of_the_mode + 0.2
+
+
+def test_the_same_seed_gives_the_same_weights_bit_for_bit(make_trainer):
+    runs = []
+    for seed in (0, 0, 1):
+        before = torch.get_rng_state()
+        trainer = make_trainer(seed=0, epochs=2)
+        trainer.config = TrainingConfig(epochs=2, batch_size=50, learning_rate=1e-2, seed=seed)
+        trainer.fit(planted_rows(200))
+        assert torch.equal(torch.get_rng_state(), before)
+        runs.append(weights_of(trainer))
+    one, same, other = runs
+    assert all(torch.equal(one[name], same[name]) for name in one)
+    assert not all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.parametrize('rows', [1, 2, 7, 31])
+def test_fewer_rows_than_a_batch_train(make_trainer, rows):
+    trainer = make_trainer(batch_size=512, epochs=20)
+    trainer.fit(planted_rows(rows))
+    assert trainer.steps_per_epoch == 1
+    assert trainer.step == len(trainer.history) <= 20
+    fitted = [record.reconstruction for record in trainer.history]
+    assert min(fitted) < fitted[0]
+    assert_has_best_weights(trainer)
+
+
+def test_default_settings_fit_the_number_of_rows(make_trainer):
+    sizes = []
+    for rows in (1, 10, 1_000, 10_000, 200_000):
+        trainer = make_trainer(epochs=None, batch_size=None)
+        trainer._prepare(torch.zeros(rows, 2, dtype=torch.int64))
+        epochs = trainer.schedule.end / trainer.steps_per_epoch
+        # Few rows get more passes, many rows get more steps, and nobody gets next to nothing.
+        assert epochs >= 3
+        assert trainer.schedule.end >= 1_000
+        assert epochs <= 10 or trainer.schedule.end < 5_000
+        assert min(rows, 16) <= trainer.batch_size + 1 <= 1_024
+        sizes.append(trainer.batch_size)
+    assert sizes == sorted(sizes)
+    assert sizes[-1] > sizes[1]
+
+
+def test_held_out_rows_are_not_trained_on(make_trainer):
+    rows = torch.arange(100).unsqueeze(1).repeat(1, 2)
+    trainer = make_trainer(sizes=(100, 100), epochs=1)
+    trainer.fit(rows)
+    train, held_out = (set(r[:, 0].tolist()) for r in (trainer.train_rows, trainer.validation_rows))
+    assert len(held_out) == 10
+    assert train | held_out == set(range(100))
+    assert not train & held_out
+
+
+# Stopping.
+
+
+def test_early_stopping_keeps_the_best_weights(make_trainer):
+    """Noise cannot be learnt, only learnt by heart: the held-out loss rises again."""
+    noise = torch.randint(6, (60, 2), generator=torch.Generator().manual_seed(0))
+    trainer = make_trainer(epochs=60, lambda_gaussian=0.0, lambda_dirichlet=0.0)
+    trainer.fit(noise)
+    losses = [record.validation_reconstruction for record in trainer.history]
+    assert len(losses) < 60
+    assert losses[-1] > min(losses)
+    assert trainer.stop_reason
+    assert_has_best_weights(trainer)
+
+
+def test_history_counts_epochs_and_reports_each_to_the_callback(make_trainer):
+    seen = []
+    trainer = make_trainer(epochs=4)
+    trainer.fit(planted_rows(100), lambda record, done: seen.append((record, done)))
+    records, done = zip(*seen, strict=True)
+    assert list(records) == trainer.history
+    assert [record.epoch for record in records] == [1, 2, 3, 4]
+    assert list(done) == sorted(done)
+    assert done[-1] == 1.0
+    for record in records:
+        # Annealing scales both KL terms together, up to their full weights.
+        kl = 0.5 * (record.kl_gaussian + record.kl_dirichlet)
+        assert record.reconstruction <= record.loss <= record.reconstruction + kl + 1e-5
+        assert record.validation_loss >= record.validation_reconstruction
+
+
+def test_a_loss_that_turns_nan_keeps_the_best_weights_and_says_so(make_trainer):
+    trainer = make_trainer(epochs=10)
+
+    def poison(record, done):
+        if record.epoch == 3:
+            trainer.model.output_bias.data[0] = math.nan
+
+    with pytest.warns(UserWarning, match='epoch 4: the loss was no number'):
+        trainer.fit(planted_rows(200), poison)
+    assert len(trainer.history) == 3
+    assert all(value.isfinite().all() for value in trainer.model.state_dict().values())
+    assert_has_best_weights(trainer)
+
+
+def test_a_loss_of_nan_from_the_start_is_an_error(make_trainer):
+    with pytest.raises(TrainingError, match='learning_rate'):
+        make_trainer(learning_rate=1e30).fit(planted_rows(200))
+
+
+def test_weights_that_turn_nan_in_the_very_last_step_are_an_error(make_trainer):
+    """One step in all: its loss is a number, the weights after it are not."""
+    trainer = make_trainer(epochs=1, batch_size=512)
+    trainer.config = TrainingConfig(epochs=1, batch_size=512, learning_rate=math.inf)
+    with pytest.raises(TrainingError, match='learning_rate'):
+        trainer.fit(planted_rows(20))
+
+
+def test_an_interrupt_leaves_the_best_weights_and_says_so(make_trainer):
+    trainer = make_trainer(epochs=50)
+
+    def interrupt(record, done):
+        if record.epoch == 4:
+            raise KeyboardInterrupt
+
+    with pytest.warns(UserWarning, match='interrupted after 4 epochs'):
+        trainer.fit(planted_rows(200), interrupt)
+    assert len(trainer.history) == 4
+    assert_has_best_weights(trainer)
+    assert trainer.model.reconstruct(planted_rows(3)).shape == (3, 2)
+
+
+def test_a_collapsed_bottleneck_is_noticed(make_trainer):
+    trainer = make_trainer(epochs=15, lambda_gaussian=1e4)
+    with pytest.warns(UserWarning, match='collapsed'):
+        trainer.fit(planted_rows(200))
+    assert trainer.history[-1].nats < 0.5
+    # What is left is the entropy of independent columns.
+    assert trainer.validate()['validation_reconstruction'] > 1.8 * math.log(6)
+
+
+# Schedule.
+
+
+def test_schedule_warms_up_holds_and_ends_at_zero():
+    schedule = Schedule(1000)
+    rates = [schedule.learning_rate(step) for step in range(1001)]
+    assert 0 < rates[0] < 0.1
+    assert rates[:50] == sorted(rates[:50])
+    assert all(rate == 1.0 for rate in rates[50:500])
+    assert rates[500:] == sorted(rates[500:], reverse=True)
+    assert 0 < rates[999] < 0.01
+    assert rates[1000] == 0.0
+
+
+def test_a_plateau_starts_the_cooldown_early_and_only_once():
+    schedule = Schedule(1000)
+    schedule.start_cooldown(200)
+    assert schedule.end == 400
+    assert schedule.learning_rate(200) == 1.0
+    assert schedule.learning_rate(300) == pytest.approx(0.5)
+    assert schedule.learning_rate(400) == 0.0
+    schedule.start_cooldown(300)
+    assert schedule.end == 400
+
+
+@pytest.mark.parametrize('total', [1, 2, 7, 1000])
+def test_rates_and_kl_weights_stay_between_zero_and_one(total):
+    schedule = Schedule(total)
+    steps = range(2 * total)
+    weights = [schedule.kl_weight(step) for step in steps]
+    assert weights == sorted(weights)
+    assert weights[0] == 0.0
+    assert weights[-1] == 1.0
+    assert all(0 <= schedule.learning_rate(step) <= 1 for step in steps)
+    assert schedule.learning_rate(0) > 0
