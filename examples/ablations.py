@@ -18,6 +18,7 @@ import pandas as pd
 import torch
 from sdv.metadata import Metadata
 from sdv.single_table import NVIBSynthesizer
+from torch.nn import functional
 
 from sdv_nvib import quality
 from sdv_nvib.model import TabularNVIB, draw_tokens
@@ -34,7 +35,7 @@ READINGS = {
 @torch.inference_mode()
 def generate(network: TabularNVIB, rows: int, reading: str, generator: torch.Generator):
     """Any-order generation without a cache, with F read in one of three ways, `(rows, n)`."""
-    n, table = network.num_columns, network.token_output()
+    n, layers = network.num_columns, network.output_layers()
     order = torch.randperm(n, generator=generator).expand(rows, -1)
     placed = torch.empty(rows, n, dtype=torch.int64)
     for place in range(n):
@@ -45,7 +46,7 @@ def generate(network: TabularNVIB, rows: int, reading: str, generator: torch.Gen
         else:
             sample = sample_mixture(mixture, network.config.kappa, generator)
             hidden = network.decode(sample, order[:, : place + 1])
-        logits = network.logits(hidden[:, -1], int(order[0, place]), table)
+        logits = functional.linear(hidden[:, -1], *layers[int(order[0, place])])
         placed[:, place] = draw_tokens(logits, generator)
     return placed.gather(1, order.argsort(1))
 

@@ -36,7 +36,7 @@ from sdv_nvib.nvib import (
 __all__ = ['ModelConfig', 'ModelOutput', 'TabularNVIB']
 
 NUM_FREQUENCIES = 16
-PACKED_ROWS = 8  # rows that share an attention call while generating
+PACKED_ROWS = 16  # rows that share an attention call while generating
 ACTIVE_NATS = 0.1  # a component counts as active when more than this passes through it
 
 
@@ -143,19 +143,6 @@ class TokenTable(nn.Module):
         if not len(self.features):
             return self.free
         smooth = torch.bmm(self.features, self.smooth).flatten(0, 1)
-        import os
-
-        fs = float(os.environ.get('FREE', '1'))
-        if fs != 1:
-            isf = (
-                (self.index == self.features.shape[0] * self.features.shape[1])
-                .float()
-                .unsqueeze(-1)
-            )
-            return (
-                self.free * (isf + (1 - isf) * fs)
-                + functional.pad(smooth, (0, 0, 0, 1))[self.index]
-            )
         return self.free + functional.pad(smooth, (0, 0, 0, 1))[self.index]
 
 
@@ -379,11 +366,11 @@ class TabularNVIB(nn.Module):
             x = layer.finish(x, layer.attention.forward_mixture(layer.norm1(x), mixture))
         return self.decoder_norm(x)
 
-    def logits(self, hidden: Tensor, column: int, table: Tensor) -> Tensor:
-        """Unnormalised log-probabilities of one column's tokens, `(B, d_model)` to `(B, V_c)`."""
-        start = sum(self.sizes[:column])
-        end = start + self.sizes[column]
-        return functional.linear(hidden, table[start:end], self.output_bias[start:end])
+    def output_layers(self) -> list[tuple[Tensor, Tensor]]:
+        """Weight `(V_c, d_model)` and bias `(V_c,)` of each column's output layer."""
+        # One split, not a slice per column: a slice's gradient is as large as the whole table.
+        weights = self.token_output().split(self.sizes)
+        return list(zip(weights, self.output_bias.split(self.sizes), strict=True))
 
     def forward(
         self, tokens: Tensor, order: Tensor, generator: torch.Generator | None = None
@@ -411,14 +398,13 @@ class TabularNVIB(nn.Module):
 
     def token_nll(self, hidden: Tensor, tokens: Tensor) -> Tensor:
         """Negative log-likelihood of each value, from hidden states in column order, `(B, n)`."""
-        table = self.token_output()
-        columns = hidden.unbind(1)
+        columns = zip(hidden.unbind(1), self.output_layers(), tokens.unbind(1), strict=True)
         return torch.stack(
             [
                 functional.cross_entropy(
-                    self.logits(columns[c], c, table).float(), tokens[:, c], reduction='none'
+                    functional.linear(h, *layer).float(), token, reduction='none'
                 )
-                for c in range(self.num_columns)
+                for h, layer, token in columns
             ],
             1,
         )
@@ -438,7 +424,7 @@ class TabularNVIB(nn.Module):
         Returns:
             Token ids, `(B, n)`.
         """
-        table, columns = self.token_output(), torch.arange(self.num_columns, device=self.device)
+        layers, columns = self.output_layers(), torch.arange(self.num_columns, device=self.device)
         result = torch.empty_like(tokens)
         everything = None if self.is_any_order else self.encode(tokens)
         for c in range(self.num_columns):
@@ -447,7 +433,7 @@ class TabularNVIB(nn.Module):
             if cut:
                 mixture = prior_mixture(len(tokens), self.config.d_model, self.column_query)
             hidden = self.decode_mixture(mixture, columns[c].expand(len(tokens), 1))
-            result[:, c] = self.logits(hidden[:, 0], c, table).argmax(-1)
+            result[:, c] = functional.linear(hidden[:, 0], *layers[c]).argmax(-1)
         return result
 
     @torch.inference_mode()
@@ -455,10 +441,10 @@ class TabularNVIB(nn.Module):
         """Single-pass generation: every column from one sample of F, `(B, n)` token ids."""
         num_rows = sample.z.shape[0]
         order = torch.arange(self.num_columns, device=self.device).expand(num_rows, -1)
-        hidden, table = self.decode(sample, order), self.token_output()
+        hidden = self.decode(sample, order).unbind(1)
         drawn = [
-            draw_tokens(self.logits(hidden[:, c], c, table), generator)
-            for c in range(self.num_columns)
+            draw_tokens(functional.linear(h, *layer), generator)
+            for h, layer in zip(hidden, self.output_layers(), strict=True)
         ]
         return torch.stack(drawn, 1)
 
@@ -500,14 +486,14 @@ class TabularNVIB(nn.Module):
         shuffle = torch.randperm(len(free), generator=generator, device=self.device)
         order = [*known_columns, *(free[i] for i in shuffle.tolist())]
         tokens = torch.empty(num_rows, self.num_columns, dtype=torch.int64, device=self.device)
-        embedding, table = self.token_embedding(), self.token_output()
+        embedding, layers = self.token_embedding(), self.output_layers()
         cache = _GenerationCache(self, num_rows, generator)
         for place, column in enumerate(order):
             if known is not None and place < len(known_columns):
                 token = known[:, place]
             else:
                 hidden = cache.query(column)
-                token = draw_tokens(self.logits(hidden, column, table), generator)
+                token = draw_tokens(functional.linear(hidden, *layers[column]), generator)
             tokens[:, column] = token
             if place + 1 < self.num_columns:
                 cache.append(functional.embedding(token + self.offsets[column], embedding))
@@ -530,11 +516,12 @@ class _PackedKeyValues:
     fused kernel costs more per call than per product.
 
     Shape:
-        - Stored: `(B / g, H, K * g, width)`, the rows of a pack side by side at each place.
+        - Stored: `(B / g, K * g, H, width)`, the rows of a pack side by side at each place: as the
+          projections come, so that storing moves whole blocks and reading moves none.
     """
 
     def __init__(self, num_packs: int, nhead: int, length: int, width: int, like: Tensor) -> None:
-        shape = (num_packs, nhead, length * PACKED_ROWS, width)
+        shape = (num_packs, length * PACKED_ROWS, nhead, width)
         self.keys, self.values = like.new_empty(shape), like.new_empty(shape)
         slots = torch.arange(length * PACKED_ROWS, device=like.device)
         rows = torch.arange(PACKED_ROWS, device=like.device)
@@ -547,21 +534,22 @@ class _PackedKeyValues:
         added = keys.shape[2]
         slots = slice(self.length * PACKED_ROWS, (self.length + added) * PACKED_ROWS)
         for store, new in ((self.keys, keys), (self.values, values)):
-            # (B / g, g, H, k, width) to (B / g, H, k, g, width), in one copy
-            packed = new.unflatten(0, (-1, PACKED_ROWS)).permute(0, 2, 3, 1, 4)
-            store[:, :, slots].unflatten(2, (added, PACKED_ROWS)).copy_(packed)
+            # (B / g, g, H, k, width) to (B / g, k, g, H, width)
+            packed = new.unflatten(0, (-1, PACKED_ROWS)).permute(0, 3, 1, 2, 4)
+            store[:, slots].unflatten(1, (added, PACKED_ROWS)).copy_(packed)
         self.length += added
 
     def pack_query(self, q: Tensor) -> Tensor:
         """`(B, H, 1, width)` to `(B / g, H, g, width)`."""
         # Contiguous: with a broadcast query the fused kernel takes five times as long.
-        return q.squeeze(2).unflatten(0, (-1, PACKED_ROWS)).transpose(1, 2).contiguous()
+        return q.squeeze(2).contiguous().unflatten(0, (-1, PACKED_ROWS)).transpose(1, 2)
 
     @property
     def seen(self) -> tuple[Tensor, Tensor, Tensor]:
         """Keys, values and mask of what is stored so far."""
         end = self.length * PACKED_ROWS
-        return self.keys[:, :, :end], self.values[:, :, :end], self.mask[:, :end]
+        keys, values = self.keys[:, :end], self.values[:, :end]
+        return keys.transpose(1, 2), values.transpose(1, 2), self.mask[:, :end]
 
 
 class _GenerationCache:

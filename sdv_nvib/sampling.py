@@ -4,6 +4,7 @@ Fifth in the flow: it keeps rows in chunks whose logits fit in memory, remembers
 single-pass generation, and moves between devices. No pandas.
 """
 
+import copy
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -62,9 +63,7 @@ class FittedModel:
     def __getstate__(self) -> dict[str, Any]:
         state = self.__dict__.copy()
         device = self.network.device
-        state['network'] = self.network.to('cpu')
-        if device.type != 'cpu':
-            self.network.to(device)
+        state['network'] = copy.deepcopy(self.network).to('cpu')
         state['_generator'] = self._generator.get_state()
         state['_generator_device'] = device.type
         return state
@@ -113,7 +112,8 @@ class FittedModel:
 
         with _one_thread_each(self.network.device) as workers:
             chunks = list(workers.map(draw, starts, seeds.tolist()))
-        return torch.cat(chunks).numpy()
+        none = torch.empty(0, self.network.num_columns, dtype=torch.int64)
+        return torch.cat([none, *chunks]).numpy()
 
     def _sample_chunk(
         self,

@@ -44,8 +44,8 @@ class TrainingConfig:
     batch_size: int | None = None
     learning_rate: float = 2e-3
     weight_decay: float = 1e-5
-    lambda_gaussian: float = 0.5
-    lambda_dirichlet: float = 0.5
+    lambda_gaussian: float = 0.05
+    lambda_dirichlet: float = 0.05
     seed: int = 0
 
 
@@ -175,9 +175,9 @@ class Trainer:
                     on_epoch(record, min(1.0, self.step / self.schedule.end))
         except KeyboardInterrupt:
             self.stop_reason = 'interrupted'
+            kept = 'the best weights so far' if self.best else 'the weights of an unfinished epoch'
             warnings.warn(
-                f'Training was interrupted after {len(self.history)} epochs; the model has the '
-                'best weights so far.',
+                f'Training was interrupted after {len(self.history)} epochs; the model has {kept}.',
                 stacklevel=2,
             )
         self._finish()
@@ -205,7 +205,8 @@ class Trainer:
             fused=device.type in ('cpu', 'cuda'),
         )
         self.autocast = autocast_dtype(device)
-        self.step, self.best, self.best_epoch = 0, math.inf, 0
+        self.step, self.patience_since = 0, 0
+        self.best: EpochRecord | None = None
         self.best_weights: dict[str, Tensor] = {}
         self.started = time.monotonic()
 
@@ -295,21 +296,22 @@ class Trainer:
 
     def _judge(self, record: EpochRecord) -> None:
         """Keep the best weights; start the cooldown on a plateau; stop when it has not helped."""
-        if record.validation_reconstruction < self.best:
-            self.best, self.best_epoch = record.validation_reconstruction, record.epoch
+        best = math.inf if self.best is None else self.best.validation_reconstruction
+        if record.validation_reconstruction < best:
+            self.best, self.patience_since = record, record.epoch
             self.best_weights = copy.deepcopy(self.model.state_dict())
-        waited = record.epoch - self.best_epoch
+        waited = record.epoch - self.patience_since
         if self.step >= self.schedule.end:
             self.stop_reason = 'the schedule has ended'
         elif waited >= self.patience and self.step < self.schedule.cooldown_start:
             self.model.load_state_dict(self.best_weights)
             self.schedule.start_cooldown(self.step)
-            self.best_epoch = record.epoch
+            self.patience_since = record.epoch
         elif waited >= 2 * self.patience:
             self.stop_reason = 'the held-out loss stopped improving'
 
     def _stop_on_nan(self) -> None:
-        if not self.best_weights:
+        if self.best is None:
             raise TrainingError(
                 'Training stopped: the loss was no number in the first epoch. Lower '
                 f'learning_rate (it was {self.config.learning_rate}).'
@@ -317,18 +319,19 @@ class Trainer:
         self.stop_reason = 'the loss was no number'
         warnings.warn(
             f'Training stopped in epoch {len(self.history) + 1}: the loss was no number. The '
-            f'best weights, of epoch {self.best_epoch}, are kept. Lower learning_rate (it was '
+            f'best weights, of epoch {self.best.epoch}, are kept. Lower learning_rate (it was '
             f'{self.config.learning_rate}) to train longer.',
             stacklevel=2,
         )
 
     def _finish(self) -> None:
-        if self.best_weights:
-            self.model.load_state_dict(self.best_weights)
         self.model.eval()
-        if self.history and self.history[-1].nats < COLLAPSED_NATS and self.model.num_columns > 1:
+        if self.best is None:
+            return
+        self.model.load_state_dict(self.best_weights)
+        if self.best.nats < COLLAPSED_NATS and self.model.num_columns > 1:
             warnings.warn(
-                f'Only {self.history[-1].nats:.2g} nats per row pass through the bottleneck: it '
+                f'Only {self.best.nats:.2g} nats per row pass through the bottleneck: it '
                 'has collapsed, and columns are generated nearly independently. Lower '
                 f'lambda_gaussian (it was {self.config.lambda_gaussian}).',
                 stacklevel=2,

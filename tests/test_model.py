@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.stats import chisquare
+from torch.nn import functional
 from torch.testing import assert_close
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -66,7 +67,7 @@ def generate_without_cache(model, rows, generator):
     """Any-order generation as its definition says: everything encoded and decoded every time."""
     kappa = model.config.kappa
     shuffled = torch.randperm(model.num_columns, generator=generator)
-    order, table = shuffled.expand(rows, -1), model.token_output()
+    order, layers = shuffled.expand(rows, -1), model.output_layers()
     prior = prior_mixture(rows, model.config.d_model, model.column_query)
     draws, drawn = [padded_sample(prior, kappa, generator)], []
     for place, column in enumerate(shuffled.tolist()):
@@ -74,7 +75,7 @@ def generate_without_cache(model, rows, generator):
             torch.cat([d.z for d in draws], 1), torch.cat([d.log_pi for d in draws], 1)
         )
         hidden = model.decode(sample, order[:, : place + 1])[:, -1]
-        drawn.append(draw_tokens(model.logits(hidden, column, table), generator))
+        drawn.append(draw_tokens(functional.linear(hidden, *layers[column]), generator))
         if place + 1 < model.num_columns:
             seen = model.encode(torch.stack(drawn, 1), order[:, : place + 1])
             newest = Mixture(seen.mu[:, -1:], seen.logvar[:, -1:], seen.alpha[:, -1:])
