@@ -83,13 +83,12 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
         InvalidParameterError: An argument is out of its range.
 
     Example:
-        >>> from sdmetrics.demos import load_single_table_demo
-        >>> from sdv.metadata import Metadata
-        >>> real, _, _ = load_single_table_demo()
-        >>> metadata = Metadata.detect_from_dataframe(real, table_name='students')
+        >>> table = pd.DataFrame({'age': [31, 45, None, 22] * 20, 'paid': [True, False] * 40})
+        >>> columns = {'age': {'sdtype': 'numerical'}, 'paid': {'sdtype': 'boolean'}}
+        >>> metadata = Metadata.load_from_dict({'tables': {'people': {'columns': columns}}})
         >>> synthesizer = NVIBSynthesizer(metadata, epochs=2)
-        >>> synthesizer.fit({'students': real})
-        >>> len(synthesizer.sample(num_rows=10)['students'])
+        >>> synthesizer.fit({'people': table})
+        >>> len(synthesizer.sample(num_rows=10)['people'])
         10
     """
 

@@ -22,6 +22,7 @@ VALIDATION_SHARE = 0.1
 MAX_VALIDATION_ROWS = 4096
 EVALUATION_BATCH = 2048
 WARMUP_SHARE, COOLDOWN_SHARE, ANNEALING_SHARE = 0.05, 0.5, 0.2
+PATIENCE_SHARE = 0.05
 GRADIENT_CLIP = 1.0
 COLLAPSED_NATS = 0.5
 
@@ -107,8 +108,7 @@ class Schedule:
     """Learning rate and KL weight by step, for a budget that a plateau may cut short.
 
     Warm-up, a constant peak, then a linear cooldown to zero that starts early enough to end with
-    the budget, or as soon as `start_cooldown` is called; it lasts as long as what came before, up
-    to what is left.
+    the budget, or as soon as `start_cooldown` is called.
     """
 
     def __init__(self, total_steps: int) -> None:
@@ -117,12 +117,12 @@ class Schedule:
         self.annealing = max(1, round(ANNEALING_SHARE * total_steps))
         self.cooldown_start = round((1 - COOLDOWN_SHARE) * total_steps)
 
-    def start_cooldown(self, step: int) -> None:
-        """Begin the cooldown now, if it has not begun."""
+    def start_cooldown(self, step: int, useful_steps: int) -> None:
+        """Begin the cooldown now, if it has not begun, for as long as training was useful."""
         if step < self.cooldown_start:
             self.cooldown_start = step
             ratio = COOLDOWN_SHARE / (1 - COOLDOWN_SHARE)
-            self.end = min(self.end, step + max(1, math.ceil(step * ratio)))
+            self.end = min(self.end, step + max(1, math.ceil(useful_steps * ratio)))
 
     def learning_rate(self, step: int) -> float:
         """Share of the peak, in [0, 1]."""
@@ -197,7 +197,7 @@ class Trainer:
         self.steps_per_epoch = math.ceil(num_rows / self.batch_size)
         epochs = self.config.epochs or _auto_epochs(num_rows, self.steps_per_epoch)
         self.schedule = Schedule(epochs * self.steps_per_epoch)
-        self.patience = max(3, math.ceil(0.1 * epochs))
+        self.patience = max(3, math.ceil(PATIENCE_SHARE * epochs))
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(),
             lr=self.config.learning_rate,
@@ -205,7 +205,7 @@ class Trainer:
             fused=device.type in ('cpu', 'cuda'),
         )
         self.autocast = autocast_dtype(device)
-        self.step, self.patience_since = 0, 0
+        self.step, self.best_step, self.patience_since = 0, 0, 0
         self.best: EpochRecord | None = None
         self.best_weights: dict[str, Tensor] = {}
         self.started = time.monotonic()
@@ -298,14 +298,14 @@ class Trainer:
         """Keep the best weights; start the cooldown on a plateau; stop when it has not helped."""
         best = math.inf if self.best is None else self.best.validation_reconstruction
         if record.validation_reconstruction < best:
-            self.best, self.patience_since = record, record.epoch
+            self.best, self.best_step, self.patience_since = record, self.step, record.epoch
             self.best_weights = copy.deepcopy(self.model.state_dict())
         waited = record.epoch - self.patience_since
         if self.step >= self.schedule.end:
             self.stop_reason = 'the schedule has ended'
         elif waited >= self.patience and self.step < self.schedule.cooldown_start:
             self.model.load_state_dict(self.best_weights)
-            self.schedule.start_cooldown(self.step)
+            self.schedule.start_cooldown(self.step, self.best_step)
             self.patience_since = record.epoch
         elif waited >= 2 * self.patience:
             self.stop_reason = 'the held-out loss stopped improving'

@@ -271,9 +271,10 @@ def test_overfits_eight_rows(build_model, generation, kappa):
     assert (losses < expected + 0.35).all()
     if generation == 'any-order':
         assert (losses > expected - 0.35).all()
-        known = rows[:, [2]]
-        generated = model.generate(8, rng(), known=known, known_columns=[2])
-        assert (generated == rows).float().mean() > 0.9
+        rows = rows.repeat(50, 1)
+        generated = model.generate(400, rng(), known=rows[:, [2]], known_columns=[2])
+        # The known third is right anyway; independent columns would give 0.42.
+        assert (generated == rows).float().mean() > 0.8
 
 
 # Tables of tokens.

@@ -221,13 +221,13 @@ def test_schedule_warms_up_holds_and_ends_at_zero():
 
 def test_a_plateau_starts_the_cooldown_early_and_only_once():
     schedule = Schedule(1000)
-    schedule.start_cooldown(200)
-    assert schedule.end == 400
+    schedule.start_cooldown(200, 150)
+    assert schedule.end == 350
     assert schedule.learning_rate(200) == 1.0
-    assert schedule.learning_rate(300) == pytest.approx(0.5)
-    assert schedule.learning_rate(400) == 0.0
-    schedule.start_cooldown(300)
-    assert schedule.end == 400
+    assert schedule.learning_rate(275) == pytest.approx(0.5)
+    assert schedule.learning_rate(350) == 0.0
+    schedule.start_cooldown(300, 300)
+    assert schedule.end == 350
 
 
 @pytest.mark.parametrize('total', [1, 2, 7, 1000])
