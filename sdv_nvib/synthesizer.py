@@ -48,7 +48,7 @@ LOSS_COLUMNS = {
 class NVIBSynthesizer(BaseSingleTableSynthesizer):
     """Single-table synthesizer whose model is a transformer VAE with an NVIB.
 
-    The defaults suit tables from some hundred to some hundred thousand rows without tuning.
+    Batch size, epochs and the end of training follow the number of rows where they are not given.
 
     Args:
         metadata: `sdv.metadata.Metadata` of one table.
