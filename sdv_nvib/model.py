@@ -140,6 +140,7 @@ class TokenTable(nn.Module):
     index: Tensor
 
     def forward(self) -> Tensor:
+        """The whole table, built anew from its parts."""
         if not len(self.features):
             return self.free
         smooth = torch.bmm(self.features, self.smooth).flatten(0, 1)
@@ -199,6 +200,7 @@ class EncoderLayer(nn.Module):
         return functional.dropout(x, self.dropout, self.training)
 
     def forward(self, x: Tensor, *, causal: bool) -> Tensor:
+        """Self-attention over the visible values, then the feed-forward block."""
         q, k, v = self.project(x)
         return self.finish(x, functional.scaled_dot_product_attention(q, k, v, is_causal=causal))
 
