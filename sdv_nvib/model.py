@@ -36,7 +36,7 @@ from sdv_nvib.nvib import (
 __all__ = ['ModelConfig', 'ModelOutput', 'TabularNVIB']
 
 NUM_FREQUENCIES = 16
-PACKED_ROWS = 16  # rows that share an attention call while generating
+ROWS_PER_ORDER = 256  # more orders bring no more quality, and cost time
 ACTIVE_NATS = 0.1  # a component counts as active when more than this passes through it
 
 
@@ -57,9 +57,9 @@ class ModelConfig:
     """
 
     d_model: int = 64
-    nhead: int = 2
+    nhead: int = 4
     num_encoder_layers: int = 1
-    num_decoder_layers: int = 1
+    num_decoder_layers: int = 3
     dim_feedforward: int = 128
     dropout: float = 0.0
     kappa: int = 1
@@ -185,15 +185,9 @@ class EncoderLayer(nn.Module):
         self.norm2 = nn.LayerNorm(config.d_model)
         self.feedforward = FeedForward(config)
 
-    def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values, `(B, H, m, head_dim)` each."""
-        qkv = self.qkv(self.norm1(x)).unflatten(-1, (3, self.nhead, -1))
-        q, k, v = qkv.transpose(1, 3).unbind(2)  # (B, H, 3, m, head_dim) to three
-        return q, k, v
-
     def finish(self, x: Tensor, heads: Tensor) -> Tensor:
-        """Residual branches after the heads have been read."""
-        x = x + self._drop(self.out(heads.transpose(1, 2).flatten(2)))
+        """Residual branches after the heads, side by side, have been read."""
+        x = x + self._drop(self.out(heads))
         return x + self._drop(self.feedforward(self.norm2(x)))
 
     def _drop(self, x: Tensor) -> Tensor:
@@ -201,8 +195,10 @@ class EncoderLayer(nn.Module):
 
     def forward(self, x: Tensor, *, causal: bool) -> Tensor:
         """Self-attention over the visible values, then the feed-forward block."""
-        q, k, v = self.project(x)
-        return self.finish(x, functional.scaled_dot_product_attention(q, k, v, is_causal=causal))
+        qkv = self.qkv(self.norm1(x)).unflatten(-1, (3, self.nhead, -1))
+        q, k, v = qkv.transpose(1, 3).unbind(2)  # (B, H, 3, m, head_dim) to three
+        heads = functional.scaled_dot_product_attention(q, k, v, is_causal=causal)
+        return self.finish(x, heads.transpose(1, 2).flatten(2))
 
 
 class DecoderLayer(nn.Module):
@@ -463,43 +459,63 @@ class TabularNVIB(nn.Module):
 
     @torch.inference_mode()
     def generate(
-        self,
-        num_rows: int,
-        generator: torch.Generator,
-        *,
-        known: Tensor | None = None,
-        known_columns: Sequence[int] = (),
+        self, num_rows: int, generator: torch.Generator, *, known: Tensor | None = None
     ) -> Tensor:
-        """Any-order generation: one column after the other, in one random order.
+        """Any-order generation: one column after the other, each few rows in another order.
 
-        A column's draw from F is kept once made, and so are keys and values: each step encodes
-        one new token per row and asks one query.
+        Many orders average out what the model gets wrong in any one of them. A column's draw from F
+        is kept once made, and so are keys and values: each step encodes one new token per row and
+        asks one query.
 
         Args:
             num_rows: B.
             generator: Source of randomness, on the model's device.
-            known: Token ids of columns that are given, `(B, k)`.
-            known_columns: Which those are; they come first in the order.
+            known: Token ids of values that are given, -1 where a value is to be drawn, `(B, n)`;
+                each row may know other columns. They come first in the row's order.
 
         Returns:
             Token ids in column order, `(B, n)`.
         """
-        free = [c for c in range(self.num_columns) if c not in set(known_columns)]
-        shuffle = torch.randperm(len(free), generator=generator, device=self.device)
-        order = [*known_columns, *(free[i] for i in shuffle.tolist())]
-        tokens = torch.empty(num_rows, self.num_columns, dtype=torch.int64, device=self.device)
+        if known is None:
+            known = torch.full((num_rows, self.num_columns), -1, device=self.device)
+        blocks = torch.arange(num_rows, device=self.device) // ROWS_PER_ORDER
+        places = torch.rand(
+            (math.ceil(num_rows / ROWS_PER_ORDER), self.num_columns),
+            generator=generator,
+            device=self.device,
+        )
+        order = (places[blocks] + (known < 0)).argsort(1)
+        num_known = int((known >= 0).sum(1).min()) if num_rows else 0
+        tokens = known.clone()
         embedding, layers = self.token_embedding(), self.output_layers()
         cache = _GenerationCache(self, num_rows, generator)
-        for place, column in enumerate(order):
-            if known is not None and place < len(known_columns):
-                token = known[:, place]
-            else:
+        for place in range(self.num_columns):
+            column = order[:, place]
+            if place >= num_known:
                 hidden = cache.query(column)
-                token = draw_tokens(functional.linear(hidden, *layers[column]), generator)
-            tokens[:, column] = token
+                self._draw_columns(hidden, column, tokens, layers, generator)
             if place + 1 < self.num_columns:
+                token = tokens.gather(1, column.unsqueeze(1)).squeeze(1)
                 cache.append(functional.embedding(token + self.offsets[column], embedding))
         return tokens
+
+    def _draw_columns(
+        self,
+        hidden: Tensor,
+        column: Tensor,
+        tokens: Tensor,
+        layers: list[tuple[Tensor, Tensor]],
+        generator: torch.Generator,
+    ) -> None:
+        """Draw one value per row where it is not known yet: row b's of column `column[b]`."""
+        unknown = tokens.gather(1, column.unsqueeze(1)).squeeze(1) < 0
+        asked = torch.where(unknown, column, self.num_columns)
+        sizes = asked.bincount(minlength=self.num_columns + 1).tolist()
+        groups = asked.argsort(stable=True).split(sizes)
+        for c, rows in enumerate(groups[: self.num_columns]):
+            if len(rows):
+                logits = functional.linear(hidden[rows], *layers[c])
+                tokens[rows, c] = draw_tokens(logits, generator)
 
 
 def draw_tokens(logits: Tensor, generator: torch.Generator) -> Tensor:
@@ -511,47 +527,53 @@ def draw_tokens(logits: Tensor, generator: torch.Generator) -> Tensor:
     return drawn.squeeze(-1).clamp(max=logits.shape[-1] - 1)
 
 
-class _PackedKeyValues:
+class _KeyValues:
     """Keys and values of rows, read by one query per row and step.
 
-    `PACKED_ROWS` rows share one attention call under a block mask: for so few keys per row the
-    fused kernel costs more per call than per product.
+    The rows are the innermost dimension: for one query and a few keys per row, elementwise products
+    over many rows take a third of the time of a fused attention kernel, which pays for every row.
+    Projections are computed in this layout, so that nothing is moved.
 
     Shape:
-        - Stored: `(B / g, K * g, H, width)`, the rows of a pack side by side at each place: as the
-          projections come, so that storing moves whole blocks and reading moves none.
+        - Stored: `(K, d_model, B)`, and a bias per key, `(K, 1, B)`.
     """
 
-    def __init__(self, num_packs: int, nhead: int, length: int, width: int, like: Tensor) -> None:
-        shape = (num_packs, length * PACKED_ROWS, nhead, width)
-        self.keys, self.values = like.new_empty(shape), like.new_empty(shape)
-        slots = torch.arange(length * PACKED_ROWS, device=like.device)
-        rows = torch.arange(PACKED_ROWS, device=like.device)
-        other_row = (slots % PACKED_ROWS) != rows.unsqueeze(-1)
-        self.mask = like.new_zeros(other_row.shape).masked_fill(other_row, -math.inf)
+    def __init__(self, num_rows: int, config: ModelConfig, length: int, like: Tensor) -> None:
+        self.heads = (config.nhead, config.d_model // config.nhead)
+        self.keys = like.new_empty(length, config.d_model, num_rows)
+        self.values = torch.empty_like(self.keys)
+        self.bias = like.new_zeros(length, 1, num_rows)
         self.length = 0
 
-    def append(self, keys: Tensor, values: Tensor) -> None:
-        """Store `(B, H, k, width)` more keys and values per row."""
-        added = keys.shape[2]
-        slots = slice(self.length * PACKED_ROWS, (self.length + added) * PACKED_ROWS)
-        for store, new in ((self.keys, keys), (self.values, values)):
-            # (B / g, g, H, k, width) to (B / g, k, g, H, width)
-            packed = new.unflatten(0, (-1, PACKED_ROWS)).permute(0, 3, 1, 2, 4)
-            store[:, slots].unflatten(1, (added, PACKED_ROWS)).copy_(packed)
-        self.length += added
+    def append(self, x: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None) -> None:
+        """Store one more key and value per row.
 
-    def pack_query(self, q: Tensor) -> Tensor:
-        """`(B, H, 1, width)` to `(B / g, H, g, width)`."""
-        # Contiguous: with a broadcast query the fused kernel takes five times as long.
-        return q.squeeze(2).contiguous().unflatten(0, (-1, PACKED_ROWS)).transpose(1, 2)
+        Args:
+            x: Vectors, `(B, p)`.
+            key: Weight of the keys, `(d_model, p)`.
+            value: Weight of the values, `(d_model, p)`.
+            bias: What the key adds to every score, `(B,)`.
+        """
+        torch.mm(key, x.T, out=self.keys[self.length])
+        torch.mm(value, x.T, out=self.values[self.length])
+        if bias is not None:
+            self.bias[self.length, 0] = bias
+        self.length += 1
 
-    @property
-    def seen(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Keys, values and mask of what is stored so far."""
-        end = self.length * PACKED_ROWS
-        keys, values = self.keys[:, :end], self.values[:, :end]
-        return keys.transpose(1, 2), values.transpose(1, 2), self.mask[:, :end]
+    def read(self, query: Tensor, scratch: Tensor) -> Tensor:
+        """Attention of one query per row over all keys, `(d_model, B)` to `(B, d_model)`.
+
+        The products go to `scratch`, as large as the keys: new memory for them would cost more
+        than the arithmetic.
+        """
+        keys, values, products = (
+            store[: self.length].unflatten(1, self.heads)
+            for store in (self.keys, self.values, scratch)
+        )
+        scores = torch.mul(query.unflatten(0, self.heads), keys, out=products).sum(2)
+        scale = 1 / math.sqrt(self.heads[1])
+        weights = torch.add(self.bias[: self.length], scores, alpha=scale).softmax(0)
+        return torch.mul(weights.unsqueeze(2), values, out=products).sum(0).flatten(0, 1).T
 
 
 class _GenerationCache:
@@ -562,49 +584,55 @@ class _GenerationCache:
     """
 
     def __init__(self, model: TabularNVIB, num_rows: int, generator: torch.Generator) -> None:
-        self.model, self.generator, self.num_rows = model, generator, num_rows
-        config, like = model.config, model.column_query
-        self.num_packs = math.ceil(num_rows / PACKED_ROWS)
-        head_dim, n = config.d_model // config.nhead, model.num_columns
-        self.encoder_kv = [
-            _PackedKeyValues(self.num_packs, config.nhead, n, head_dim, like) for _ in model.encoder
-        ]
+        self.model, self.generator = model, generator
+        config, like, length = model.config, model.column_query, model.num_columns
+        self.encoder_kv = [_KeyValues(num_rows, config, length, like) for _ in model.encoder_layers]
         self.decoder_kv = [
-            _PackedKeyValues(self.num_packs, config.nhead, n * config.kappa, head_dim + 1, like)
-            for _ in model.decoder
+            _KeyValues(num_rows, config, length * config.kappa, like) for _ in model.decoder_layers
         ]
-        padded = self.num_packs * PACKED_ROWS
-        self._append_sample(prior_mixture(padded, config.d_model, like))
+        self.scratch = torch.empty_like(self.decoder_kv[0].keys)
+        first = model.decoder_layers[0]
+        self.first_queries = first.attention.query(first.norm1(model.column_query)).T
+        self._append_sample(prior_mixture(num_rows, config.d_model, like))
 
     def _append_sample(self, mixture: Mixture) -> None:
         """Draw F's newest component and store its projections."""
         sample = sample_mixture(mixture, self.model.config.kappa, self.generator)
         for layer, cache in zip(self.model.decoder_layers, self.decoder_kv, strict=True):
-            cache.append(*layer.attention.project_sample(sample))
+            attention = layer.attention
+            biases = attention.key_bias(sample).unbind(1)
+            for z, bias in zip(sample.z.unbind(1), biases, strict=True):
+                cache.append(z, attention.key.weight, attention.value.weight, bias)
 
     def append(self, x: Tensor) -> None:
         """Encode one more value per row, `(B, d_model)`, and add its component to F."""
-        x = functional.pad(x, (0, 0, 0, self.num_packs * PACKED_ROWS - len(x))).unsqueeze(1)
         for layer, cache in zip(self.model.encoder_layers, self.encoder_kv, strict=True):
-            q, k, v = layer.project(x)
-            cache.append(k, v)
-            keys, values, mask = cache.seen
-            heads = functional.scaled_dot_product_attention(
-                cache.pack_query(q), keys, values, attn_mask=mask
-            )
-            x = layer.finish(x, heads.transpose(1, 2).flatten(0, 1).unsqueeze(2))
-        self._append_sample(self.model.nvib.components(self.model.encoder_norm(x)))
+            query, key, value = layer.qkv.weight.chunk(3)
+            query_bias, _, value_bias = layer.qkv.bias.chunk(3)
+            normed = layer.norm1(x)
+            cache.append(normed, key, value)  # a bias of the keys changes no weight
+            heads = cache.read(_transposed_linear(normed, query, query_bias), self.scratch)
+            x = layer.finish(x, heads + value_bias)  # the weights sum to one
+        components = self.model.nvib.components(self.model.encoder_norm(x).unsqueeze(1))
+        self._append_sample(components)
 
-    def query(self, column: int) -> Tensor:
-        """Hidden state of one column's query over what is known, `(B, d_model)`."""
-        padded = self.num_packs * PACKED_ROWS
-        x = self.model.column_query[column].expand(padded, 1, -1)
+    def query(self, column: Tensor) -> Tensor:
+        """Hidden state of a query per row over what is known, `(B,)` columns to `(B, d_model)`."""
+        x = functional.embedding(column, self.model.column_query)
         for i, (layer, cache) in enumerate(
             zip(self.model.decoder_layers, self.decoder_kv, strict=True)
         ):
-            # The first layer's query is the same for every row.
-            q = layer.project_query(x[:1] if i == 0 else x).expand(padded, -1, -1, -1)
-            keys, values, mask = cache.seen
-            read = layer.attention.attend(cache.pack_query(q), keys, values, mask=mask)
-            x = layer.finish(x, read.flatten(0, 1).unsqueeze(1))
-        return self.model.decoder_norm(x[: self.num_rows, 0])
+            linear = layer.attention.query
+            query = (
+                # The first layer's queries depend on the column alone.
+                self.first_queries[:, column]
+                if i == 0
+                else _transposed_linear(layer.norm1(x), linear.weight, linear.bias)
+            )
+            x = layer.finish(x, layer.attention.out(cache.read(query, self.scratch)))
+        return self.model.decoder_norm(x)
+
+
+def _transposed_linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Linear map of `(B, p)` to `(d_model, B)`."""
+    return torch.addmm(bias.unsqueeze(1), weight, x.T)

@@ -328,11 +328,14 @@ class DenoisingAttention(nn.Module):
         q = functional.linear(query, weight.flatten(0, 1), bias.flatten())
         return q.unflatten(-1, (self.nhead, self.head_dim + 1)).transpose(-3, -2)
 
+    def key_bias(self, sample: MixtureSample) -> Tensor:
+        """What is added to each vector's scores, the same for every query and head, `(B, K)`."""
+        return sample.log_pi - sample.z.square().sum(-1) / (2 * math.sqrt(self.head_dim))
+
     def project_sample(self, sample: MixtureSample) -> tuple[Tensor, Tensor]:
-        """Keys and values of a sample, `(B, H, K, d + 1)` each: what generation may cache."""
-        root = math.sqrt(self.head_dim)
-        bias = sample.log_pi - sample.z.square().sum(-1) / (2 * root)
-        source = torch.cat([sample.z, (root * bias).unsqueeze(-1).to(sample.z.dtype)], -1)
+        """Keys and values of a sample, `(B, H, K, d + 1)` each."""
+        bias = math.sqrt(self.head_dim) * self.key_bias(sample)
+        source = torch.cat([sample.z, bias.unsqueeze(-1).to(sample.z.dtype)], -1)
         # One product gives keys with the bias as last dimension, and values padded to their width.
         shape = (2, self.nhead, self.head_dim)
         weight = torch.stack([self.key.weight, self.value.weight]).view(*shape, self.p)

@@ -84,15 +84,13 @@ class FittedModel:
         """Rows whose logits of the largest vocabulary fit in memory together."""
         return max(1, min(MAX_CHUNK_ROWS, MAX_CHUNK_LOGITS // max(self.network.sizes)))
 
-    def sample(
-        self, num_rows: int, known: np.ndarray | None = None, known_columns: Sequence[int] = ()
-    ) -> np.ndarray:
+    def sample(self, num_rows: int, known: np.ndarray | None = None) -> np.ndarray:
         """Draw rows.
 
         Args:
             num_rows: N.
-            known: Token ids of given columns, `(N, k)`; any-order only.
-            known_columns: Which columns those are.
+            known: Token ids of given values, -1 where a value is to be drawn, `(N, n)`; any-order
+                only.
 
         Returns:
             Token ids, `(N, n)` int64.
@@ -108,23 +106,17 @@ class FittedModel:
             size = min(self.chunk_rows, num_rows - start)
             rows = None if given is None else given[start : start + size]
             generator = torch.Generator(self.network.device).manual_seed(seed)
-            return self._sample_chunk(size, generator, rows, known_columns).cpu()
+            return self._sample_chunk(size, generator, rows).cpu()
 
         with _one_thread_each(self.network.device) as workers:
             chunks = list(workers.map(draw, starts, seeds.tolist()))
         none = torch.empty(0, self.network.num_columns, dtype=torch.int64)
         return torch.cat([none, *chunks]).numpy()
 
-    def _sample_chunk(
-        self,
-        size: int,
-        generator: torch.Generator,
-        known: Tensor | None,
-        known_columns: Sequence[int],
-    ) -> Tensor:
+    def _sample_chunk(self, size: int, generator: torch.Generator, known: Tensor | None) -> Tensor:
         network = self.network
         if network.is_any_order:
-            return network.generate(size, generator, known=known, known_columns=known_columns)
+            return network.generate(size, generator, known=known)
         # Single-pass: F from the prior, or a remembered row's F, then one decode.
         if self.posteriors is None:
             sample = network.sample_latent(size, generator)

@@ -66,8 +66,8 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
         num_decoder_layers: Decoder depth.
         dim_feedforward: Hidden width of the feed-forward blocks.
         dropout: Dropout probability.
-        lambda_gaussian: Weight of the Gaussian KL term L_G.
-        lambda_dirichlet: Weight of the Dirichlet KL term L_D.
+        lambda_gaussian: Weight of the Gaussian KL term L_G; `None` chooses by the number of rows.
+        lambda_dirichlet: Weight of the Dirichlet KL term L_D; `None` chooses by the number of rows.
         kappa: Latent vectors sampled per mixture component.
         delta: Growth of the conditional prior's pseudo-count with the number of components.
         generation: 'any-order', one column after the other in random orders, or 'single-pass',
@@ -105,13 +105,13 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
         learning_rate: float = 2e-3,
         weight_decay: float = 1e-5,
         d_model: int = 64,
-        nhead: int = 2,
+        nhead: int = 4,
         num_encoder_layers: int = 1,
-        num_decoder_layers: int = 1,
+        num_decoder_layers: int = 3,
         dim_feedforward: int = 128,
         dropout: float = 0.0,
-        lambda_gaussian: float = 0.05,
-        lambda_dirichlet: float = 0.05,
+        lambda_gaussian: float | None = None,
+        lambda_dirichlet: float | None = None,
         kappa: int = 1,
         delta: float = 1.0,
         generation: str = 'any-order',
@@ -170,13 +170,14 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
         self._require_real('learning_rate', 0, 1, open_below=True)
         self._require_real('weight_decay', 0, 1)
         self._require_real('dropout', 0, 1, open_above=True)
-        self._require_real('lambda_gaussian', 0, float('inf'), open_above=True)
-        self._require_real('lambda_dirichlet', 0, float('inf'), open_above=True)
+        for name in ('lambda_gaussian', 'lambda_dirichlet'):
+            if getattr(self, name) is not None:
+                self._require_real(name, 0, float('inf'), open_above=True)
         self._require_real('delta', 0, 1)
         if self.d_model % self.nhead:
             raise InvalidParameterError(
                 f'nhead must divide d_model, received nhead={self.nhead} and '
-                f'd_model={self.d_model}. Choose another pair, for example 2 and 64.'
+                f'd_model={self.d_model}. Choose another pair, for example 4 and 64.'
             )
         for name, allowed in (('generation', GENERATIONS), ('latent_source', LATENT_SOURCES)):
             if getattr(self, name) not in allowed:
@@ -441,8 +442,9 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
             column.encode(pd.Series([value]))
             for column, value in zip(columns, known.values(), strict=True)
         ]
-        rows = np.repeat(np.array(tokens, dtype=np.int64).reshape(1, -1), num_rows, 0)
-        sampled = self._schema.decode(self._model.sample(num_rows, rows, places), self._model.rng)
+        rows = np.full((num_rows, len(self._schema.columns)), -1, dtype=np.int64)
+        rows[:, places] = np.array(tokens, dtype=np.int64).reshape(1, -1)
+        sampled = self._schema.decode(self._model.sample(num_rows, rows), self._model.rng)
         for column in columns:
             if isinstance(column, NumericalColumn):  # this very value, not another of its bin
                 sampled[column.name] = known[column.name]

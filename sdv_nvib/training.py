@@ -36,8 +36,8 @@ class TrainingConfig:
         batch_size: Rows per step; `None` chooses by the number of rows.
         learning_rate: Peak of AdamW's schedule.
         weight_decay: AdamW's decoupled weight decay.
-        lambda_gaussian: Weight of L_G.
-        lambda_dirichlet: Weight of L_D.
+        lambda_gaussian: Weight of L_G; `None` chooses by the number of rows.
+        lambda_dirichlet: Weight of L_D; `None` chooses by the number of rows.
         seed: Seed of every random choice of the fit.
     """
 
@@ -45,8 +45,8 @@ class TrainingConfig:
     batch_size: int | None = None
     learning_rate: float = 2e-3
     weight_decay: float = 1e-5
-    lambda_gaussian: float = 0.05
-    lambda_dirichlet: float = 0.05
+    lambda_gaussian: float | None = None
+    lambda_dirichlet: float | None = None
     seed: int = 0
 
 
@@ -194,6 +194,10 @@ class Trainer:
         num_rows = len(self.train_rows)
         self.model.start_from_marginals(self.train_rows)
         self.batch_size = min(num_rows, self.config.batch_size or _auto_batch_size(num_rows))
+        self.lambda_gaussian, self.lambda_dirichlet = (
+            _auto_lambda(num_rows) if weight is None else weight
+            for weight in (self.config.lambda_gaussian, self.config.lambda_dirichlet)
+        )
         self.steps_per_epoch = math.ceil(num_rows / self.batch_size)
         epochs = self.config.epochs or _auto_epochs(num_rows, self.steps_per_epoch)
         self.schedule = Schedule(epochs * self.steps_per_epoch)
@@ -269,7 +273,7 @@ class Trainer:
         reconstruction = output.nll.sum(1).mean()
         kl_g, kl_d = output.kl_gaussian.mean(), output.kl_dirichlet.mean()
         loss = reconstruction + kl_weight * (
-            self.config.lambda_gaussian * kl_g + self.config.lambda_dirichlet * kl_d
+            self.lambda_gaussian * kl_g + self.lambda_dirichlet * kl_d
         )
         return torch.stack([loss, reconstruction, kl_g, kl_d]), output
 
@@ -333,7 +337,7 @@ class Trainer:
             warnings.warn(
                 f'Only {self.best.nats:.2g} nats per row pass through the bottleneck: it '
                 'has collapsed, and columns are generated nearly independently. Lower '
-                f'lambda_gaussian (it was {self.config.lambda_gaussian}).',
+                f'lambda_gaussian (it was {self.lambda_gaussian:.2g}).',
                 stacklevel=2,
             )
 
@@ -341,6 +345,11 @@ class Trainer:
 def _auto_batch_size(num_rows: int) -> int:
     """A power of two between 32 and 128, for about fifty steps an epoch on small tables."""
     return int(2 ** min(7, max(5, round(math.log2(max(1, num_rows / 50))))))
+
+
+def _auto_lambda(num_rows: int) -> float:
+    """0.05 for 30,000 rows; the fewer rows, the narrower the bottleneck."""
+    return 0.05 * (30_000 / num_rows) ** (2 / 3)
 
 
 def _auto_epochs(num_rows: int, steps_per_epoch: int) -> int:

@@ -140,7 +140,7 @@ OUT_OF_RANGE = [
     *[('learning_rate', value) for value in (0, -1e-3, 1.5, float('nan'), '1', None)],
     *[('weight_decay', value) for value in (-0.1, 2, None)],
     *[('dropout', value) for value in (-0.1, 1, None)],
-    *[('lambda_gaussian', value) for value in (-1, float('inf'), None)],
+    *[('lambda_gaussian', value) for value in (-1, float('inf'), 'x')],
     *[('lambda_dirichlet', value) for value in (-1, float('nan'), '0')],
     *[('delta', value) for value in (-0.5, 1.5, None)],
     *[('generation', value) for value in ('any order', None, 1)],
