@@ -12,7 +12,13 @@ def build_model():
     """A function that builds a tiny network, the same weights for the same seed."""
 
     def build(*sizes, ordered=(), seed=0, **config):
-        small = {'d_model': 16, 'num_encoder_layers': 1, 'dim_feedforward': 32} | config
+        small = {
+            'd_model': 16,
+            'nhead': 2,
+            'num_encoder_layers': 1,
+            'num_decoder_layers': 1,
+            'dim_feedforward': 32,
+        } | config
         positions = [
             (np.arange(size) + 0.5) / size if c in ordered else np.full(size, np.nan)
             for c, size in enumerate(sizes)
