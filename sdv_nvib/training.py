@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
+from torch.optim.swa_utils import AveragedModel
 
 from sdv_nvib.errors import TrainingError
 from sdv_nvib.model import ModelOutput, TabularNVIB
@@ -23,6 +24,7 @@ MAX_VALIDATION_ROWS = 4096
 EVALUATION_BATCH = 2048
 WARMUP_SHARE, COOLDOWN_SHARE, ANNEALING_SHARE = 0.05, 0.5, 0.2
 PATIENCE_SHARE = 0.05
+AVERAGED_SHARE = 0.1  # of the steps so far that the averaged weights reach back
 GRADIENT_CLIP = 1.0
 COLLAPSED_NATS = 0.5
 
@@ -105,24 +107,13 @@ def autocast_dtype(device: torch.device) -> torch.dtype | None:
 
 
 class Schedule:
-    """Learning rate and KL weight by step, for a budget that a plateau may cut short.
-
-    Warm-up, a constant peak, then a linear cooldown to zero that starts early enough to end with
-    the budget, or as soon as `start_cooldown` is called.
-    """
+    """Learning rate and KL weight by step: warm-up, a constant peak, a linear cooldown to zero."""
 
     def __init__(self, total_steps: int) -> None:
         self.end = total_steps
         self.warmup = max(1, round(WARMUP_SHARE * total_steps))
         self.annealing = max(1, round(ANNEALING_SHARE * total_steps))
         self.cooldown_start = round((1 - COOLDOWN_SHARE) * total_steps)
-
-    def start_cooldown(self, step: int, useful_steps: int) -> None:
-        """Begin the cooldown now, if it has not begun, for as long as training was useful."""
-        if step < self.cooldown_start:
-            self.cooldown_start = step
-            ratio = COOLDOWN_SHARE / (1 - COOLDOWN_SHARE)
-            self.end = min(self.end, step + max(1, math.ceil(useful_steps * ratio)))
 
     def learning_rate(self, step: int) -> float:
         """Share of the peak, in [0, 1]."""
@@ -138,6 +129,10 @@ class Schedule:
 @dataclass
 class Trainer:
     """Fits a model to token ids and leaves it with its best weights.
+
+    Those are running averages over the last tenth of the steps: they are judged on held-out rows
+    after every epoch and kept. Their held-out loss is lower than that of any single step's weights
+    before the cooldown, and smooth, so that training may end when it rises.
 
     Attributes:
         model: The network, on its device.
@@ -193,6 +188,7 @@ class Trainer:
         self.validation_rows = (shuffled[:held_out] if held_out else shuffled).to(device)
         num_rows = len(self.train_rows)
         self.model.start_from_marginals(self.train_rows)
+        self.average = AveragedModel(self.model, multi_avg_fn=_average)
         self.batch_size = min(num_rows, self.config.batch_size or _auto_batch_size(num_rows))
         self.lambda_gaussian, self.lambda_dirichlet = (
             _auto_lambda(num_rows) if weight is None else weight
@@ -209,7 +205,7 @@ class Trainer:
             fused=device.type in ('cpu', 'cuda'),
         )
         self.autocast = autocast_dtype(device)
-        self.step, self.best_step, self.patience_since = 0, 0, 0
+        self.step = 0
         self.best: EpochRecord | None = None
         self.best_weights: dict[str, Tensor] = {}
         self.started = time.monotonic()
@@ -254,22 +250,24 @@ class Trainer:
         rate = self.config.learning_rate * self.schedule.learning_rate(self.step)
         for group in self.optimizer.param_groups:
             group['lr'] = rate
-        losses, _ = self._forward(batch, self.noise, self.schedule.kl_weight(self.step))
+        kl_weight = self.schedule.kl_weight(self.step)
+        losses, _ = self._forward(self.model, batch, self.noise, kl_weight)
         self.optimizer.zero_grad(set_to_none=True)
         losses[0].backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), GRADIENT_CLIP)
         self.optimizer.step()
+        self.average.update_parameters(self.model)
         self.step += 1
         return losses.detach()
 
     def _forward(
-        self, batch: Tensor, noise: torch.Generator, kl_weight: float
+        self, model: TabularNVIB, batch: Tensor, noise: torch.Generator, kl_weight: float
     ) -> tuple[Tensor, ModelOutput]:
         """Loss, reconstruction, L_G and L_D, `(4,)`, and the output they are from."""
         shape, device = batch.shape, batch.device
         order = torch.rand(shape, generator=noise, device=device).argsort(1)
         with torch.autocast(device.type, dtype=self.autocast, enabled=self.autocast is not None):
-            output = self.model(batch, order, noise)
+            output = model(batch, order, noise)
         reconstruction = output.nll.sum(1).mean()
         kl_g, kl_d = output.kl_gaussian.mean(), output.kl_dirichlet.mean()
         loss = reconstruction + kl_weight * (
@@ -279,15 +277,15 @@ class Trainer:
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
-        """Held-out loss, with the same noise and column orders every time."""
-        self.model.eval()
+        """Held-out loss of the averaged weights, with the same noise and orders every time."""
+        model = self.average.module.eval()
         noise = torch.Generator(self.model.device).manual_seed(self.config.seed + 2)
         rows = self.validation_rows
         # Few rows are scored under several column orders, so that noise does not choose.
         rows = rows.repeat(math.ceil(512 / len(rows)), 1) if len(rows) < 512 else rows
         sums = torch.zeros(6, device=rows.device)
         for batch in rows.split(EVALUATION_BATCH):
-            losses, output = self._forward(batch, noise, 1.0)
+            losses, output = self._forward(model, batch, noise, 1.0)
             passed = torch.stack([output.nats.mean(), output.active_components.float().mean()])
             sums += torch.cat([losses, passed]) * len(batch)
         loss, reconstruction, _, _, nats, active = (sums / len(rows)).tolist()
@@ -299,19 +297,14 @@ class Trainer:
         }
 
     def _judge(self, record: EpochRecord) -> None:
-        """Keep the best weights; start the cooldown on a plateau; stop when it has not helped."""
+        """Keep the best averaged weights; stop when they have not improved for a while."""
         best = math.inf if self.best is None else self.best.validation_reconstruction
         if record.validation_reconstruction < best:
-            self.best, self.best_step, self.patience_since = record, self.step, record.epoch
-            self.best_weights = copy.deepcopy(self.model.state_dict())
-        waited = record.epoch - self.patience_since
+            self.best = record
+            self.best_weights = copy.deepcopy(self.average.module.state_dict())
         if self.step >= self.schedule.end:
             self.stop_reason = 'the schedule has ended'
-        elif waited >= self.patience and self.step < self.schedule.cooldown_start:
-            self.model.load_state_dict(self.best_weights)
-            self.schedule.start_cooldown(self.step, self.best_step)
-            self.patience_since = record.epoch
-        elif waited >= 2 * self.patience:
+        elif self.best is not None and record.epoch - self.best.epoch >= self.patience:
             self.stop_reason = 'the held-out loss stopped improving'
 
     def _stop_on_nan(self) -> None:
@@ -332,7 +325,8 @@ class Trainer:
         self.model.eval()
         if self.best is None:
             return
-        self.model.load_state_dict(self.best_weights)
+        for model in (self.model, self.average.module):
+            model.load_state_dict(self.best_weights)
         if self.best.nats < COLLAPSED_NATS and self.model.num_columns > 1:
             warnings.warn(
                 f'Only {self.best.nats:.2g} nats per row pass through the bottleneck: it '
@@ -342,14 +336,19 @@ class Trainer:
             )
 
 
+def _average(averaged: list[Tensor], current: list[Tensor], num_averaged: Tensor | int) -> None:
+    """Move the running averages towards the current weights."""
+    torch._foreach_lerp_(averaged, current, 1 / (AVERAGED_SHARE * float(num_averaged) + 1))
+
+
 def _auto_batch_size(num_rows: int) -> int:
     """A power of two between 32 and 128, for about fifty steps an epoch on small tables."""
     return int(2 ** min(7, max(5, round(math.log2(max(1, num_rows / 50))))))
 
 
 def _auto_lambda(num_rows: int) -> float:
-    """0.05 for 30,000 rows; the fewer rows, the narrower the bottleneck."""
-    return 0.05 * (30_000 / num_rows) ** (2 / 3)
+    """0.05 for 30,000 rows; the fewer rows, the narrower the bottleneck, down to a limit."""
+    return min(0.5, 0.05 * (30_000 / num_rows) ** 0.5)
 
 
 def _auto_epochs(num_rows: int, steps_per_epoch: int) -> int:

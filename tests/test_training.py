@@ -4,9 +4,10 @@ import math
 
 import pytest
 import torch
+from torch.testing import assert_close
 
 from sdv_nvib.errors import TrainingError
-from sdv_nvib.training import Schedule, Trainer, TrainingConfig
+from sdv_nvib.training import AVERAGED_SHARE, Schedule, Trainer, TrainingConfig
 
 MODES = ['any-order', 'single-pass']
 MAP = torch.tensor([3, 1, 5, 0, 2, 4])  # the planted dependency: second = MAP[first]
@@ -219,15 +220,17 @@ def test_schedule_warms_up_holds_and_ends_at_zero():
     assert rates[1000] == 0.0
 
 
-def test_a_plateau_starts_the_cooldown_early_and_only_once():
-    schedule = Schedule(1000)
-    schedule.start_cooldown(200, 150)
-    assert schedule.end == 350
-    assert schedule.learning_rate(200) == 1.0
-    assert schedule.learning_rate(275) == pytest.approx(0.5)
-    assert schedule.learning_rate(350) == 0.0
-    schedule.start_cooldown(300, 300)
-    assert schedule.end == 350
+def test_kept_weights_average_the_last_steps(make_trainer):
+    trainer = make_trainer(epochs=1)
+    trainer._prepare(planted_rows(500))
+    name, expected = 'column_query', None
+    for count, batch in enumerate(trainer._batches()):
+        trainer._train_step(batch)
+        current = trainer.model.state_dict()[name].clone()
+        share = 1 / (AVERAGED_SHARE * count + 1)
+        expected = current if expected is None else expected + share * (current - expected)
+    assert_close(trainer.average.module.state_dict()[name], expected)
+    assert not torch.allclose(expected, current)
 
 
 @pytest.mark.parametrize('total', [1, 2, 7, 1000])
