@@ -19,7 +19,8 @@ seconds), sample as many rows as there are training rows (rows per second), peak
 MB, then the scores of `sdv_nvib.quality`, the same code for all. Each run leaves one JSON file in
 OUTPUT/runs; runs that have one are not repeated (--retry repeats the failed ones), so the same
 command goes on where it stopped. OUTPUT gets results.csv (every run), results.md (mean and spread
-over seeds) and quality_time.png. Column names are SDGym's where it has one.
+over seeds), quality_time.png and errors_DATASET.png, a heat map of every column's and every pair's
+error. Column names are SDGym's where it has one.
 """
 
 import argparse
@@ -155,7 +156,7 @@ def measure(job, result, scratch):
     """Fit, sample and score one job; fill in `result` as far as it gets."""
     from sdv.metadata import Metadata
 
-    from sdv_nvib.quality import evaluate_quality
+    from sdv_nvib.quality import evaluate_quality, pair_errors, shape_errors
 
     folder = Path(job['Folder'])
     metadata = Metadata.load_from_json(str(folder / 'metadata.json'))
@@ -178,6 +179,10 @@ def measure(job, result, scratch):
     )
     scores = {column_name(measure): value for measure, value in evaluation.to_dict().items()}
     result.update(scores)
+    errors = pair_errors(train, synthetic, metadata).to_numpy(copy=True)
+    columns = shape_errors(train, synthetic, metadata)
+    errors[range(len(errors)), range(len(errors))] = columns
+    result['errors'] = {'columns': list(columns.index), 'matrix': errors.tolist()}
     if job['Synthesizer'] == 'RealTest':  # no model; its rows are the very rows it is scored on
         no_sense = ('Train_Time', 'Train_CPU_Time', 'Rows_Per_Second', 'Utility', 'DCR_Share')
         result.update(dict.fromkeys((*no_sense, 'DCR_Overfitting_Protection'), float('nan')))
@@ -358,13 +363,37 @@ def draw(frame, path):
     figure.savefig(path, dpi=130)
 
 
+def draw_errors(runs, path):
+    """Draw one dataset's errors: columns on the diagonal, pairs beside it, means over seeds."""
+    import numpy as np
+    from matplotlib.figure import Figure
+
+    names = list(dict.fromkeys(run['Synthesizer'] for run in runs))
+    labels = runs[0]['errors']['columns']
+    matrices = [
+        100 * np.mean([r['errors']['matrix'] for r in runs if r['Synthesizer'] == name], axis=0)
+        for name in names
+    ]
+    size = 2.2 + 0.16 * len(labels)
+    figure = Figure(figsize=(size * len(names) + 1, size), layout='constrained')
+    axes = figure.subplots(1, len(names), squeeze=False, sharey=True)[0]
+    top = max(5, np.percentile(matrices, 98))
+    for axis, name, matrix in zip(axes, names, matrices, strict=True):
+        image = axis.imshow(matrix, vmin=0, vmax=top, cmap='cividis_r')
+        axis.set_xticks(range(len(labels)), labels, rotation=90, fontsize=7)
+        axis.set_yticks(range(len(labels)), labels, fontsize=7)
+        axis.set_title(name, fontsize=9)
+    figure.colorbar(image, ax=list(axes), label='error, % (diagonal: shape; other: trend)')
+    figure.savefig(path, dpi=130)
+
+
 def report(arguments):
-    """Write the CSV, the Markdown table and the plot of all runs in the output folder."""
+    """Write the CSV, the Markdown table and the plots of all runs in the output folder."""
     import pandas as pd
 
     paths = sorted((arguments.output / 'runs').glob('*.json'))
     runs = [json.loads(path.read_text()) for path in paths]
-    frame = pd.DataFrame(runs).drop(columns='traceback', errors='ignore')
+    frame = pd.DataFrame(runs).drop(columns=['traceback', 'errors'], errors='ignore')
     last = frame['Synthesizer'].eq('RealTest')
     frame = frame.assign(last=last).sort_values(['Dataset', 'last', 'Synthesizer', 'Seed'])
     frame = frame.drop(columns='last')
@@ -372,6 +401,10 @@ def report(arguments):
     text = markdown(frame, arguments)
     (arguments.output / 'results.md').write_text(text, encoding='utf-8')
     draw(frame, arguments.output / 'quality_time.png')
+    for dataset in dict.fromkeys(run['Dataset'] for run in runs):
+        scored = [run for run in runs if run['Dataset'] == dataset and 'errors' in run]
+        if scored:
+            draw_errors(scored, arguments.output / f'errors_{dataset}.png')
     return text
 
 
