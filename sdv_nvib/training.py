@@ -302,9 +302,14 @@ class Trainer:
         if record.validation_reconstruction < best:
             self.best = record
             self.best_weights = copy.deepcopy(self.average.module.state_dict())
+        # While the KL weights rise the task itself changes: waiting starts after that.
+        annealing_epochs = self.schedule.annealing // self.steps_per_epoch
         if self.step >= self.schedule.end:
             self.stop_reason = 'the schedule has ended'
-        elif self.best is not None and record.epoch - self.best.epoch >= self.patience:
+        elif (
+            self.best is not None
+            and record.epoch - max(self.best.epoch, annealing_epochs) >= self.patience
+        ):
             self.stop_reason = 'the held-out loss stopped improving'
 
     def _stop_on_nan(self) -> None:
