@@ -8,6 +8,7 @@
 import sdv  # noqa: F401, I001
 
 from sdv_nvib.errors import (
+    ConditionError,
     InvalidParameterError,
     InvalidTableError,
     NotFittedError,
@@ -21,6 +22,7 @@ from sdv_nvib.synthesizer import NVIBSynthesizer
 from sdv_nvib._version import __version__
 
 __all__ = [
+    'ConditionError',
     'InvalidParameterError',
     'InvalidTableError',
     'NVIBError',

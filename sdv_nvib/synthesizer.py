@@ -5,7 +5,8 @@ makes tokens, the trainer a model; sampling goes the same way back.
 """
 
 import copy
-from collections.abc import Callable, Hashable, Sequence
+import os
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -14,15 +15,23 @@ import plotly.express as px
 import plotly.graph_objects as go
 import torch
 from rdt.transformers import FloatFormatter, UnixTimestampEncoder
+from sdv.cag.programmable_constraint import ProgrammableConstraintHarness
 from sdv.metadata import Metadata
 from sdv.single_table.base import BaseSingleTableSynthesizer
 from tqdm.auto import tqdm
 
-from sdv_nvib.errors import InvalidParameterError, InvalidTableError, NotFittedError
+from sdv_nvib.conditions import assign_draws, meets, with_given_values
+from sdv_nvib.errors import (
+    ConditionError,
+    InvalidParameterError,
+    InvalidTableError,
+    NotFittedError,
+    UnknownValueError,
+)
 from sdv_nvib.model import ModelConfig, TabularNVIB
 from sdv_nvib.quality import QualityEvaluation, evaluate_quality
 from sdv_nvib.sampling import FittedModel, remember_posteriors
-from sdv_nvib.tokens import NumericalColumn, TableSchema
+from sdv_nvib.tokens import KnownRows, TableSchema
 from sdv_nvib.training import EpochRecord, Trainer, TrainingConfig, choose_device
 
 __all__ = ['NVIBSynthesizer']
@@ -395,60 +404,203 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
                 'first, or load one that has been.'
             )
 
+    def _sample(self, num_rows: int, conditions: KnownRows | None = None) -> pd.DataFrame:
+        """Draw a processed table; SDV calls it, and hands on what `_draw_rows` gave it."""
+        known = None if conditions is None else conditions.tokens
+        return self._schema.decode(self._model.sample(num_rows, known), self._model.rng, conditions)
+
+    def _sample_rows(self, *args: Any, **kwargs: Any) -> tuple[pd.DataFrame, int]:
+        """Rows in the order of the fitted table's columns."""
+        sampled, num_valid = super()._sample_rows(*args, **kwargs)
+        order = [name for name in self._column_order if name in sampled.columns]
+        return sampled[order + [name for name in sampled.columns if name not in order]], num_valid
+
+    # Conditions
+
     def _validate_known_columns(self, conditions: pd.DataFrame) -> None:
         self._validate_fit_before_sample()  # SDV does not ask here
         super()._validate_known_columns(conditions)
 
-    def _transform_conditions(self, condition_df: pd.DataFrame) -> pd.DataFrame:
-        """Leave missing conditions to `_sample_rows`: SDV would lose them in a group-by."""
-        return super()._transform_conditions(condition_df).dropna(axis='columns')
+    def _validate_conditions_unseen_columns(self, conditions: pd.DataFrame) -> None:
+        """Refuse what cannot be met before anything is sampled, so that the error says why."""
+        super()._validate_conditions_unseen_columns(conditions)
+        self._know(conditions, pd.DataFrame(True, conditions.index, conditions.columns))
 
-    def _sample_rows(
-        self,
-        num_rows: int,
-        conditions: dict | None = None,
-        transformed_conditions: dict | None = None,
-        *args: Any,
-        **kwargs: Any,
-    ) -> tuple[pd.DataFrame, int]:
-        """Rows in the order of the fitted table's columns; missing conditions are known columns."""
-        missing = {
-            name: np.nan
-            for name, value in (conditions or {}).items()
-            if pd.isna(value) and name in self._schema.names
-        }
-        if missing:
-            transformed_conditions = {**(transformed_conditions or {}), **missing}
-        sampled, num_valid = super()._sample_rows(
-            num_rows, conditions, transformed_conditions, *args, **kwargs
-        )
-        order = [name for name in self._column_order if name in sampled.columns]
-        return sampled[order + [name for name in sampled.columns if name not in order]], num_valid
+    def _know(self, table: pd.DataFrame, given: pd.DataFrame) -> tuple[KnownRows, set[Hashable]]:
+        """What the model can be told of rows, and the columns that are left to rejection.
 
-    def _sample(self, num_rows: int, conditions: dict | None = None) -> pd.DataFrame:
-        """Draw a processed table; SDV's transformed conditions are known columns.
+        A constraint that replaces columns by others is applied to the rows in which all of them
+        are given; in other rows they are left to rejection.
+
+        Args:
+            table: N rows of some of the original columns.
+            given: Which of its cells are given, of the same shape; a given cell may be missing.
 
         Raises:
-            NotImplementedError: Single-pass generation has conditions: SDV then rejects.
+            UnknownValueError: A given value is not one that the model can make.
+            ConditionError: Given values break a constraint.
         """
-        known = {name: v for name, v in (conditions or {}).items() if name in self._schema.names}
-        if not known:
-            return self._schema.decode(self._model.sample(num_rows), self._model.rng)
+        table, given = table.reset_index(drop=True), given.reset_index(drop=True)
+        self._require_range(table, given)
+        sources: dict[Hashable, set[Hashable]] = {name: {name} for name in table}
+        rejected: set[Hashable] = set()
+        metadata = self._original_metadata
+        for constraint in self._chained_constraints:
+            before = metadata.tables[self._table_name].columns
+            metadata = constraint.get_updated_metadata(metadata)
+            after = metadata.tables[self._table_name].columns
+            replaced = {name for name in before if before[name] != after.get(name)}
+            present = [name for name in table if name in replaced]
+            source = {name for column in present for name in sources[column]}
+            # SDV's constraints put means in place of missing values, which then are not known.
+            whole = (given[present] & table[present].notna()).all(axis=1)
+            whole &= len(present) == len(replaced)
+            if isinstance(constraint, ProgrammableConstraintHarness):
+                # One of the user's own may read and change any column: all have to be compared.
+                whole &= False
+                source = {name for column in table for name in sources[column]}
+            if not whole.all():
+                rejected |= source
+            transformed = self._transform_valid(constraint, table[whole]) if whole.any() else None
+            table, given = table.drop(columns=present), given.drop(columns=present)
+            if transformed is not None:
+                for column in transformed.columns.difference(table.columns, sort=False):
+                    table[column], given[column] = transformed[column], whole
+                    sources[column] = source
+        processed = []
+        for name in table:
+            cells = table.loc[given[name], [name]]
+            parts = self._data_processor.transform(cells, is_condition=True) if len(cells) else {}
+            processed += [values for _, values in parts.items()]
+            if self.generation == 'single-pass' and set(parts) & set(self._schema.names):
+                rejected |= sources[name]
+        known = self._schema.encode_known(len(table), processed)
         if self.generation == 'single-pass':
-            raise NotImplementedError('Single-pass generation meets conditions by rejection.')
-        places = [self._schema.names.index(name) for name in known]
-        columns = [self._schema.columns[place] for place in places]
-        tokens = [
-            column.encode(pd.Series([value]))
-            for column, value in zip(columns, known.values(), strict=True)
-        ]
-        rows = np.full((num_rows, len(self._schema.columns)), -1, dtype=np.int64)
-        rows[:, places] = np.array(tokens, dtype=np.int64).reshape(1, -1)
-        sampled = self._schema.decode(self._model.sample(num_rows, rows), self._model.rng)
-        for column in columns:
-            if isinstance(column, NumericalColumn):  # this very value, not another of its bin
-                sampled[column.name] = known[column.name]
-        return sampled
+            known = self._schema.encode_known(len(table), [])
+        transformers = self._data_processor._hyper_transformer.field_transformers
+        generated = {name for name, t in transformers.items() if t and t.is_generator()}
+        return known, rejected - generated  # personal data is not drawn, it is put in its place
+
+    def _transform_valid(self, constraint: Any, rows: pd.DataFrame) -> pd.DataFrame:
+        is_valid = constraint.is_valid(rows)
+        if not is_valid.all():
+            name = type(getattr(constraint, 'programmable_constraint', constraint)).__name__
+            raise ConditionError(
+                f"Table '{self._table_name}': given values must hold to the constraint {name}, "
+                f'{int((~is_valid).sum())} row(s) do not, the first is '
+                f'{rows[~is_valid].iloc[0].to_dict()}. Change these values, or leave some of them '
+                'out.'
+            )
+        return constraint.transform(rows)
+
+    def _require_range(self, table: pd.DataFrame, given: pd.DataFrame) -> None:
+        """Numbers outside the range seen in `fit`, which would be clipped to it, are refused."""
+        transformers = self._data_processor._hyper_transformer.field_transformers
+        for name in table:
+            transformer = transformers.get(name)
+            if not isinstance(transformer, FloatFormatter) or not self.enforce_min_max_values:
+                continue
+            numbers = pd.to_numeric(table[name][given[name]])
+            low, high = transformer._min_value, transformer._max_value
+            outside = numbers[(numbers < low) | (numbers > high)]
+            if len(outside):
+                raise UnknownValueError(
+                    f"Table '{self._table_name}', column '{name}': with enforce_min_max_values a "
+                    f'condition must be in the range of the training data, [{low}, {high}], '
+                    f'received {outside.iloc[0]!r}. Give a value in this range, or fit with '
+                    'enforce_min_max_values=False.'
+                )
+
+    def _sample_with_conditions(
+        self,
+        conditions: pd.DataFrame,
+        max_tries_per_batch: int,
+        batch_size: int | None,
+        progress_bar: tqdm | None = None,
+        output_file_path: str | None = None,
+        keep_extra_columns: bool = False,
+    ) -> pd.DataFrame:
+        """Rows that meet conditions, all different if need be, with the conditions' index.
+
+        In place of SDV's loop over unique conditions: whole batches at once, and further tries
+        only for rows that constraints or conditions unknown to the model have rejected.
+        """
+        given = pd.DataFrame(True, conditions.index, conditions.columns)
+        accepted = []
+        for rows in self._complete(
+            conditions, given, max_tries_per_batch, batch_size, keep_extra_columns
+        ):
+            accepted.append(rows)
+            if output_file_path:
+                is_first = not os.path.exists(output_file_path) or not os.path.getsize(
+                    output_file_path
+                )
+                rows.to_csv(output_file_path, index=False, mode='a', header=is_first)
+            if progress_bar is not None:
+                progress_bar.update(len(rows))
+        if not accepted:
+            return pd.DataFrame()
+        sampled = pd.concat(accepted).sort_index()
+        return sampled.set_axis(conditions.index[sampled.index])
+
+    def _complete(
+        self,
+        table: pd.DataFrame,
+        given: pd.DataFrame,
+        max_tries: int,
+        batch_size: int | None = None,
+        keep_extra_columns: bool = False,
+    ) -> Iterator[pd.DataFrame]:
+        """Draw what is not given of rows, try by try, and yield the accepted rows of each try.
+
+        Args:
+            table: N rows of some of the original columns.
+            given: Which of its cells are given, of the same shape; a given cell may be missing.
+            max_tries: Most draws of each batch.
+            batch_size: Rows in a batch; `None` for all.
+            keep_extra_columns: SDV's, of multi-table synthesizers.
+
+        Yields:
+            Complete rows, indexed by the number of their row in `table`.
+        """
+        known, rejected = self._know(table, given)
+        same = table.where(given).assign(**{f'{name} given': given[name] for name in given})
+        groups = same.groupby(list(same.columns), dropna=False, sort=False).ngroup().to_numpy()
+        to_meet = [name for name in table if name in rejected]
+        batch_size = batch_size or max(1, len(table))
+        for start in range(0, len(table), batch_size):
+            open_rows = np.arange(start, min(start + batch_size, len(table)))
+            limit, num_draws = 10 * len(open_rows), len(open_rows)
+            for _ in range(max_tries):
+                rows = np.resize(open_rows, num_draws)
+                drawn, _ = self._sample_rows(
+                    len(rows), {}, known.take(rows), keep_extra_columns=keep_extra_columns
+                )
+                rows = rows[drawn.index]
+                is_met = meets(drawn, table.iloc[rows], given.iloc[rows], to_meet)
+                drawn, rows = drawn[is_met], rows[is_met]
+                served, draws = assign_draws(groups[open_rows], groups[rows])
+                valid_rate = max(1, len(rows)) / num_draws
+                if len(served):
+                    rows = open_rows[served]
+                    yield self._with_given(drawn.iloc[draws].set_axis(rows), table, given)
+                open_rows = np.delete(open_rows, served)
+                if not len(open_rows):
+                    break
+                num_draws = min(limit, int(len(open_rows) / valid_rate))
+
+    def _with_given(
+        self, drawn: pd.DataFrame, table: pd.DataFrame, given: pd.DataFrame
+    ) -> pd.DataFrame:
+        """Drawn rows, indexed by their rows in `table`, with the given cells exactly as given."""
+        columns = self._original_metadata.tables[self._table_name].columns
+        for name in table:
+            wanted, places = table[name].iloc[drawn.index], given[name].to_numpy()[drawn.index]
+            is_date = columns[name]['sdtype'] == 'datetime'
+            if is_date and wanted.dtype != drawn[name].dtype:
+                continue  # the drawn date is the given one, in the column's own format
+            drawn[name] = with_given_values(drawn[name], wanted, places)
+        return drawn
 
     def reconstruct(self, data: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
         """Pass rows through the bottleneck and decode them, deterministically.
