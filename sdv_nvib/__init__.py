@@ -17,7 +17,7 @@ from sdv_nvib.errors import (
     UnknownValueError,
 )
 from sdv_nvib.quality import QualityEvaluation, evaluate_quality, save_plot
-from sdv_nvib.synthesizer import NVIBSynthesizer
+from sdv_nvib.synthesizer import NVIBSynthesizer, RowEncoding
 
 from sdv_nvib._version import __version__
 
@@ -29,6 +29,7 @@ __all__ = [
     'NVIBSynthesizer',
     'NotFittedError',
     'QualityEvaluation',
+    'RowEncoding',
     'TrainingError',
     'UnknownValueError',
     '__version__',

@@ -159,7 +159,7 @@ def test_all_rows_are_drawn_in_one_call_of_the_model(fitted, monkeypatch):
     sizes = []
     draw = fitted._model.sample
     monkeypatch.setattr(
-        fitted._model, 'sample', lambda rows, known: sizes.append(rows) or draw(rows, known)
+        fitted._model, 'sample', lambda rows, *args: sizes.append(rows) or draw(rows, *args)
     )
     fitted.sample_remaining_columns(known_rows()[['price', 'weight']])
     assert sizes == [80]
@@ -219,11 +219,11 @@ def test_batches_are_written_as_they_come(fitted, tmp_path):
 def test_an_error_leaves_the_finished_batches_in_the_file(fitted, tmp_path, monkeypatch):
     draw, calls = fitted._model.sample, []
 
-    def fail_later(rows, known):
+    def fail_later(rows, *args):
         calls.append(rows)
         if len(calls) == 3:
             raise MemoryError('no more')
-        return draw(rows, known)
+        return draw(rows, *args)
 
     monkeypatch.setattr(fitted._model, 'sample', fail_later)
     known = known_rows()[['city']]
