@@ -8,6 +8,7 @@
 import sdv  # noqa: F401, I001
 
 from sdv_nvib.errors import (
+    ConditionError,
     InvalidParameterError,
     InvalidTableError,
     NotFittedError,
@@ -16,17 +17,19 @@ from sdv_nvib.errors import (
     UnknownValueError,
 )
 from sdv_nvib.quality import QualityEvaluation, evaluate_quality, save_plot
-from sdv_nvib.synthesizer import NVIBSynthesizer
+from sdv_nvib.synthesizer import NVIBSynthesizer, RowEncoding
 
 from sdv_nvib._version import __version__
 
 __all__ = [
+    'ConditionError',
     'InvalidParameterError',
     'InvalidTableError',
     'NVIBError',
     'NVIBSynthesizer',
     'NotFittedError',
     'QualityEvaluation',
+    'RowEncoding',
     'TrainingError',
     'UnknownValueError',
     '__version__',

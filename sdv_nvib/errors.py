@@ -4,9 +4,15 @@ A message states the rule, the value received (with table and column where there
 remedy. First in the flow: this module imports none of ours.
 """
 
-from sdv.errors import InvalidDataError, SamplingError, SynthesizerInputError
+from sdv.errors import (
+    ConstraintsNotMetError,
+    InvalidDataError,
+    SamplingError,
+    SynthesizerInputError,
+)
 
 __all__ = [
+    'ConditionError',
     'InvalidParameterError',
     'InvalidTableError',
     'NVIBError',
@@ -37,6 +43,10 @@ class InvalidTableError(NVIBError, InvalidDataError, ValueError):
 
 class UnknownValueError(NVIBError, ValueError):
     """A value was given that the fitted model has no token for."""
+
+
+class ConditionError(NVIBError, ConstraintsNotMetError, ValueError):
+    """Given values break a constraint, or no rows with them could be drawn."""
 
 
 class NotFittedError(NVIBError, SamplingError, RuntimeError):

@@ -33,7 +33,7 @@ from sdv_nvib.nvib import (
     sample_prior,
 )
 
-__all__ = ['ModelConfig', 'ModelOutput', 'TabularNVIB']
+__all__ = ['ModelConfig', 'ModelOutput', 'Steering', 'TabularNVIB']
 
 NUM_FREQUENCIES = 16
 ROWS_PER_ORDER = 256  # more orders bring no more quality, and cost time
@@ -97,6 +97,34 @@ class ModelOutput:
         divergence = mixture.logvar.exp() + mixture.mu.square() - 1.0 - mixture.logvar
         share = mixture.weights * mixture.weights.shape[1] * 0.5 * divergence.sum(-1)
         return (share > ACTIVE_NATS).sum(-1)
+
+
+@dataclass(frozen=True)
+class Steering:
+    """How tokens are drawn, column by column.
+
+    Attributes:
+        temperature: What log-probabilities are divided by, positive; below 1 sharper.
+        top_p: Share of the probability, in (0, 1], whose fewest most likely tokens are drawn from.
+        excluded: A token that is never drawn, -1 for none.
+    """
+
+    temperature: tuple[float, ...]
+    top_p: tuple[float, ...]
+    excluded: tuple[int, ...]
+
+    def apply(self, logits: Tensor, column: int) -> Tensor:
+        """Steered logits of one column, `(B, V)` to the same."""
+        logits = logits.float() / self.temperature[column]
+        if self.excluded[column] >= 0:
+            logits[:, self.excluded[column]] = -math.inf
+        if self.top_p[column] < 1:
+            ordered, places = logits.sort(descending=True)
+            shares = ordered.softmax(-1)
+            # A token stays where those before it do not make up the share yet: the first always.
+            is_tail = shares.cumsum(-1) - shares >= self.top_p[column]
+            logits = logits.masked_fill(is_tail.gather(1, places.argsort(1)), -math.inf)
+        return logits
 
 
 class TokenTable(nn.Module):
@@ -435,16 +463,24 @@ class TabularNVIB(nn.Module):
         return result
 
     @torch.inference_mode()
-    def decode_once(self, sample: MixtureSample, generator: torch.Generator) -> Tensor:
+    def decode_once(
+        self,
+        sample: MixtureSample,
+        generator: torch.Generator,
+        *,
+        steering: Steering | None = None,
+    ) -> Tensor:
         """Single-pass generation: every column from one sample of F, `(B, n)` token ids."""
         num_rows = sample.z.shape[0]
         order = torch.arange(self.num_columns, device=self.device).expand(num_rows, -1)
         hidden = self.decode(sample, order).unbind(1)
-        drawn = [
-            draw_tokens(functional.linear(h, *layer), generator)
+        logits = [
+            functional.linear(h, *layer)
             for h, layer in zip(hidden, self.output_layers(), strict=True)
         ]
-        return torch.stack(drawn, 1)
+        if steering is not None:
+            logits = [steering.apply(values, c) for c, values in enumerate(logits)]
+        return torch.stack([draw_tokens(values, generator) for values in logits], 1)
 
     def sample_latent(self, num_rows: int, generator: torch.Generator) -> MixtureSample:
         """F from the prior, with as many vectors as a full row has in training."""
@@ -459,7 +495,12 @@ class TabularNVIB(nn.Module):
 
     @torch.inference_mode()
     def generate(
-        self, num_rows: int, generator: torch.Generator, *, known: Tensor | None = None
+        self,
+        num_rows: int,
+        generator: torch.Generator,
+        *,
+        known: Tensor | None = None,
+        steering: Steering | None = None,
     ) -> Tensor:
         """Any-order generation: one column after the other, each few rows in another order.
 
@@ -472,6 +513,7 @@ class TabularNVIB(nn.Module):
             generator: Source of randomness, on the model's device.
             known: Token ids of values that are given, -1 where a value is to be drawn, `(B, n)`;
                 each row may know other columns. They come first in the row's order.
+            steering: How values are drawn, if not from the model's probabilities as they are.
 
         Returns:
             Token ids in column order, `(B, n)`.
@@ -493,7 +535,7 @@ class TabularNVIB(nn.Module):
             column = order[:, place]
             if place >= num_known:
                 hidden = cache.query(column)
-                self._draw_columns(hidden, column, tokens, layers, generator)
+                self._draw_columns(hidden, column, tokens, layers, generator, steering)
             if place + 1 < self.num_columns:
                 token = tokens.gather(1, column.unsqueeze(1)).squeeze(1)
                 cache.append(functional.embedding(token + self.offsets[column], embedding))
@@ -506,6 +548,7 @@ class TabularNVIB(nn.Module):
         tokens: Tensor,
         layers: list[tuple[Tensor, Tensor]],
         generator: torch.Generator,
+        steering: Steering | None,
     ) -> None:
         """Draw one value per row where it is not known yet: row b's of column `column[b]`."""
         unknown = tokens.gather(1, column.unsqueeze(1)).squeeze(1) < 0
@@ -515,6 +558,8 @@ class TabularNVIB(nn.Module):
         for c, rows in enumerate(groups[: self.num_columns]):
             if len(rows):
                 logits = functional.linear(hidden[rows], *layers[c])
+                if steering is not None:
+                    logits = steering.apply(logits, c)
                 tokens[rows, c] = draw_tokens(logits, generator)
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sdv_nvib.model import TabularNVIB
+from sdv_nvib.model import Steering, TabularNVIB
 from sdv_nvib.nvib import Mixture, sample_mixture
 from sdv_nvib.training import EpochRecord, choose_device
 
@@ -84,13 +84,16 @@ class FittedModel:
         """Rows whose logits of the largest vocabulary fit in memory together."""
         return max(1, min(MAX_CHUNK_ROWS, MAX_CHUNK_LOGITS // max(self.network.sizes)))
 
-    def sample(self, num_rows: int, known: np.ndarray | None = None) -> np.ndarray:
+    def sample(
+        self, num_rows: int, known: np.ndarray | None = None, steering: Steering | None = None
+    ) -> np.ndarray:
         """Draw rows.
 
         Args:
             num_rows: N.
             known: Token ids of given values, -1 where a value is to be drawn, `(N, n)`; any-order
                 only.
+            steering: How values are drawn, if not from the model's probabilities as they are.
 
         Returns:
             Token ids, `(N, n)` int64.
@@ -106,17 +109,23 @@ class FittedModel:
             size = min(self.chunk_rows, num_rows - start)
             rows = None if given is None else given[start : start + size]
             generator = torch.Generator(self.network.device).manual_seed(seed)
-            return self._sample_chunk(size, generator, rows).cpu()
+            return self._sample_chunk(size, generator, rows, steering).cpu()
 
         with _one_thread_each(self.network.device) as workers:
             chunks = list(workers.map(draw, starts, seeds.tolist()))
         none = torch.empty(0, self.network.num_columns, dtype=torch.int64)
         return torch.cat([none, *chunks]).numpy()
 
-    def _sample_chunk(self, size: int, generator: torch.Generator, known: Tensor | None) -> Tensor:
+    def _sample_chunk(
+        self,
+        size: int,
+        generator: torch.Generator,
+        known: Tensor | None,
+        steering: Steering | None,
+    ) -> Tensor:
         network = self.network
         if network.is_any_order:
-            return network.generate(size, generator, known=known)
+            return network.generate(size, generator, known=known, steering=steering)
         # Single-pass: F from the prior, or a remembered row's F, then one decode.
         if self.posteriors is None:
             sample = network.sample_latent(size, generator)
@@ -126,13 +135,78 @@ class FittedModel:
                 len(posteriors.mu), (size,), generator=generator, device=network.device
             )
             sample = sample_mixture(posteriors.select(rows), network.config.kappa, generator)
-        return network.decode_once(sample, generator)
+        return network.decode_once(sample, generator, steering=steering)
 
     def reconstruct(self, tokens: np.ndarray, *, cut: bool = False) -> np.ndarray:
         """`TabularNVIB.reconstruct` in chunks, `(N, n)` to `(N, n)`."""
         rows = torch.from_numpy(tokens).to(self.network.device)
         chunks = [self.network.reconstruct(c, cut=cut).cpu() for c in rows.split(self.chunk_rows)]
         return torch.cat(chunks).numpy()
+
+    @torch.inference_mode()
+    def log_likelihood(self, tokens: np.ndarray, num_orders: int) -> np.ndarray:
+        """Mean over random column orders of ln p(column | columns before it, one draw of F).
+
+        The sum over columns bounds ln p(row) from below. Any-order generation only. The same rows
+        give the same numbers every time, and sampling does not advance.
+
+        Args:
+            tokens: Token ids, `(N, n)`.
+            num_orders: Orders, and draws of F, per row.
+
+        Returns:
+            Nats, `(N, n)`.
+        """
+        chunks = []
+        for rows, generator in self._chunks_of(tokens):
+            orders = [self._random_order(rows, generator) for _ in range(num_orders)]
+            terms = [self.network(rows, order, generator).nll for order in orders]
+            chunks.append(-torch.stack(terms).mean(0).cpu())
+        return torch.cat(chunks).numpy()
+
+    @torch.inference_mode()
+    def encode(self, tokens: np.ndarray, num_orders: int) -> Mixture:
+        """F of rows without its prior component, one component per column in table order.
+
+        In any-order mode a component knows the columns before its own: means, variances and
+        pseudo-counts are those of the mixture over `num_orders` random orders.
+
+        Args:
+            tokens: Token ids, `(N, n)`.
+            num_orders: Orders per row.
+
+        Returns:
+            Mixtures of n components, on the CPU.
+        """
+        chunks = []
+        for rows, generator in self._chunks_of(tokens):
+            means, squares, counts = [], [], []
+            for _ in range(num_orders if self.network.is_any_order else 1):
+                order = self._random_order(rows, generator)
+                mixture = self.network.encode(rows.gather(1, order), order)
+                place = order.argsort(1)
+                mu, logvar = (
+                    part[:, 1:].gather(1, place.unsqueeze(-1).expand(-1, -1, part.shape[-1]))
+                    for part in (mixture.mu, mixture.logvar)
+                )
+                means.append(mu)
+                squares.append(logvar.exp() + mu.square())
+                counts.append(mixture.alpha[:, 1:].gather(1, place))
+            mu, square, alpha = (torch.stack(part).mean(0) for part in (means, squares, counts))
+            chunks.append((mu.cpu(), (square - mu.square()).log().cpu(), alpha.cpu()))
+        return Mixture(*(torch.cat(parts) for parts in zip(*chunks, strict=True)))
+
+    def _chunks_of(self, tokens: np.ndarray) -> Iterator[tuple[Tensor, torch.Generator]]:
+        """Rows in chunks, with a generator that is the same every time."""
+        generator = torch.Generator(self.network.device).manual_seed(0)
+        rows = torch.from_numpy(tokens).to(self.network.device)
+        for chunk in rows.split(self.chunk_rows):
+            yield chunk, generator
+
+    @staticmethod
+    def _random_order(rows: Tensor, generator: torch.Generator) -> Tensor:
+        """A permutation of the columns for each row, `(B, n)`."""
+        return torch.rand(rows.shape, generator=generator, device=rows.device).argsort(1)
 
 
 @contextmanager

@@ -5,7 +5,10 @@ makes tokens, the trainer a model; sampling goes the same way back.
 """
 
 import copy
-from collections.abc import Callable, Hashable, Sequence
+import os
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
@@ -14,20 +17,31 @@ import plotly.express as px
 import plotly.graph_objects as go
 import torch
 from rdt.transformers import FloatFormatter, UnixTimestampEncoder
+from sdv.cag.programmable_constraint import ProgrammableConstraintHarness
 from sdv.metadata import Metadata
+from sdv.sampling import DataFrameCondition
 from sdv.single_table.base import BaseSingleTableSynthesizer
 from tqdm.auto import tqdm
 
-from sdv_nvib.errors import InvalidParameterError, InvalidTableError, NotFittedError
-from sdv_nvib.model import ModelConfig, TabularNVIB
+from sdv_nvib.conditions import assign_draws, meets, with_given_values
+from sdv_nvib.errors import (
+    ConditionError,
+    InvalidParameterError,
+    InvalidTableError,
+    NotFittedError,
+    UnknownValueError,
+)
+from sdv_nvib.model import ModelConfig, Steering, TabularNVIB
 from sdv_nvib.quality import QualityEvaluation, evaluate_quality
 from sdv_nvib.sampling import FittedModel, remember_posteriors
-from sdv_nvib.tokens import NumericalColumn, TableSchema
+from sdv_nvib.tokens import KnownRows, TableSchema
 from sdv_nvib.training import EpochRecord, Trainer, TrainingConfig, choose_device
 
-__all__ = ['NVIBSynthesizer']
+__all__ = ['NVIBSynthesizer', 'RowEncoding']
 
 GENERATIONS = ('any-order', 'single-pass')
+IMPUTATIONS = ('sample', 'mean')
+MEAN_DRAWS = 25
 MAX_SEED = 2**32 - 1
 LATENT_SOURCES = ('prior', 'posteriors')
 LOSS_COLUMNS = {
@@ -43,6 +57,35 @@ LOSS_COLUMNS = {
     'learning_rate': 'Learning Rate',
     'seconds': 'Seconds',
 }
+
+
+@dataclass(frozen=True)
+class RowEncoding:
+    """What the bottleneck keeps of N rows: one Gaussian component for each of n columns.
+
+    Attributes:
+        columns: Names of the modelled columns.
+        mu: Means, `(N, n, p)`.
+        logvar: Log-variances, `(N, n, p)`.
+        alpha: Pseudo-counts, `(N, n)`; the prior component's is 1.
+    """
+
+    columns: tuple[Hashable, ...]
+    mu: np.ndarray
+    logvar: np.ndarray
+    alpha: np.ndarray
+
+    @property
+    def embedding(self) -> np.ndarray:
+        """The mean of each row's components, weighted by their pseudo-counts, `(N, p)`."""
+        weights = self.alpha / self.alpha.sum(1, keepdims=True)
+        return (weights[:, :, None] * self.mu).sum(1)
+
+    @property
+    def column_weights(self) -> pd.Series:
+        """Each column's share of the pseudo-counts, mean over rows; they sum to 1."""
+        shares = self.alpha / self.alpha.sum(1, keepdims=True)
+        return pd.Series(shares.mean(0), index=pd.Index(self.columns), name='weight')
 
 
 class NVIBSynthesizer(BaseSingleTableSynthesizer):
@@ -91,6 +134,8 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
         >>> len(synthesizer.sample(num_rows=10)['people'])
         10
     """
+
+    _steering: Steering | None = None  # of the call under way
 
     _model_sdtype_transformers: ClassVar = {'categorical': None, 'boolean': None, 'ordinal': None}
 
@@ -395,60 +440,573 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
                 'first, or load one that has been.'
             )
 
+    def sample(
+        self,
+        num_rows: int,
+        main_table_name: str | None = None,
+        max_tries_per_batch: int = 100,
+        batch_size: int | None = None,
+        output_folder_path: str | None = None,
+        *,
+        shares: Mapping[str, Mapping[Any, float]] | None = None,
+        temperature: float | Mapping[str, float] = 1.0,
+        top_p: float | Mapping[str, float] = 1.0,
+    ) -> dict[str, pd.DataFrame]:
+        """Sample rows; the first five arguments are SDV's.
+
+        Args:
+            num_rows: Rows to sample.
+            main_table_name: Name of the table.
+            max_tries_per_batch: Most tries of a batch where constraints reject rows.
+            batch_size: Rows in a batch; `None` for all.
+            output_folder_path: Folder that the rows are written to, batch by batch, as CSV.
+            shares: For columns to balance the share of each value, summing to 1; values that are
+                not named do not occur. The other columns follow the model given these values.
+                Two balanced columns are drawn independently of each other.
+            temperature: Below 1 the model's likely values become likelier still, above 1 less so;
+                positive, for all columns or by column.
+            top_p: Draw from the fewest most likely values that make up this share of the
+                probability, in (0, 1]; for all columns or by column.
+
+        Returns:
+            Table name to the sampled table.
+
+        Raises:
+            InvalidParameterError: A share, temperature or top_p is out of its range, or of a
+                column that is not modelled.
+
+        Example:
+            >>> table = pd.DataFrame({'size': range(100), 'rare': [True] + [False] * 99})
+            >>> columns = {'size': {'sdtype': 'numerical'}, 'rare': {'sdtype': 'boolean'}}
+            >>> metadata = Metadata.load_from_dict({'tables': {'t': {'columns': columns}}})
+            >>> synthesizer = NVIBSynthesizer(metadata, epochs=2)
+            >>> synthesizer.fit({'t': table})
+            >>> half = synthesizer.sample(10, shares={'rare': {True: 0.5, False: 0.5}})
+            >>> int(half['t']['rare'].sum())
+            5
+        """
+        self._validate_fit_before_sample()
+        with self._steered(temperature, top_p):
+            if not shares:
+                return super().sample(
+                    num_rows, main_table_name, max_tries_per_batch, batch_size, output_folder_path
+                )
+            conditions = DataFrameCondition(self._balanced(num_rows, shares))
+            return self.sample_from_conditions(
+                [conditions], max_tries_per_batch, batch_size, output_folder_path
+            )
+
+    def _balanced(self, num_rows: int, shares: Mapping[str, Mapping[Any, float]]) -> pd.DataFrame:
+        """Columns whose values have the wanted shares, exactly but for rounding."""
+        rng = np.random.default_rng(self.seed)
+        columns = {}
+        for name, wanted in shares.items():
+            parts = np.array(list(wanted.values()), dtype=float)
+            if not len(parts) or (parts < 0).any() or not np.isclose(parts.sum(), 1):
+                raise InvalidParameterError(
+                    f"shares of column '{name}' must not be negative and sum to 1, received "
+                    f'{dict(wanted)}. Name every value that may occur, with its share.'
+                )
+            ends = np.round(parts.cumsum() / parts.sum() * num_rows).astype(int)
+            values = pd.Series(list(wanted)).repeat(np.diff(ends, prepend=0))
+            columns[name] = values.iloc[rng.permutation(num_rows)].array
+        return pd.DataFrame(columns)
+
+    @contextmanager
+    def _steered(
+        self,
+        temperature: float | Mapping[str, float] = 1.0,
+        top_p: float | Mapping[str, float] = 1.0,
+        *,
+        exclude_missing: bool = False,
+    ) -> Iterator[None]:
+        """Draw otherwise than by the model's own probabilities inside this block."""
+        if temperature == 1 and top_p == 1 and not exclude_missing:
+            yield
+            return
+        columns = self._schema.columns
+        # A column that is always missing has no other token.
+        excluded = [
+            column.num_tokens - 1
+            if exclude_missing and column.has_missing and column.num_tokens > 1
+            else -1
+            for column in columns
+        ]
+        self._steering = Steering(
+            self._by_column('temperature', temperature, float('inf')),
+            self._by_column('top_p', top_p, 1),
+            tuple(excluded),
+        )
+        try:
+            yield
+        finally:
+            self._steering = None
+
+    def _by_column(
+        self, argument: str, value: float | Mapping[str, float], most: float
+    ) -> tuple[float, ...]:
+        names = self._schema.names
+        by_column: Mapping[Any, float] = (
+            value if isinstance(value, Mapping) else {name: value for name in names}
+        )
+        for name, number in by_column.items():
+            if name not in names:
+                raise InvalidParameterError(
+                    f"{argument} was given for column '{name}', which the model does not have. "
+                    f'Its columns are {names}.'
+                )
+            if not isinstance(number, int | float) or not 0 < number <= most:
+                raise InvalidParameterError(
+                    f"{argument} of column '{name}' must be a number in (0, {most}], received "
+                    f'{number!r}.'
+                )
+        return tuple(float(by_column.get(name, 1.0)) for name in names)
+
+    def _sample(self, num_rows: int, conditions: KnownRows | None = None) -> pd.DataFrame:
+        """Draw a processed table; SDV calls it, and hands on what `_draw_rows` gave it."""
+        known = None if conditions is None else conditions.tokens
+        tokens = self._model.sample(num_rows, known, self._steering)
+        return self._schema.decode(tokens, self._model.rng, conditions)
+
+    def _sample_rows(self, *args: Any, **kwargs: Any) -> tuple[pd.DataFrame, int]:
+        """Rows in the order of the fitted table's columns."""
+        sampled, num_valid = super()._sample_rows(*args, **kwargs)
+        order = [name for name in self._column_order if name in sampled.columns]
+        return sampled[order + [name for name in sampled.columns if name not in order]], num_valid
+
+    # Conditions
+
     def _validate_known_columns(self, conditions: pd.DataFrame) -> None:
         self._validate_fit_before_sample()  # SDV does not ask here
         super()._validate_known_columns(conditions)
 
-    def _transform_conditions(self, condition_df: pd.DataFrame) -> pd.DataFrame:
-        """Leave missing conditions to `_sample_rows`: SDV would lose them in a group-by."""
-        return super()._transform_conditions(condition_df).dropna(axis='columns')
+    def _validate_conditions_unseen_columns(self, conditions: pd.DataFrame) -> None:
+        """Refuse what cannot be met before anything is sampled, so that the error says why."""
+        super()._validate_conditions_unseen_columns(conditions)
+        self._require_range(conditions)
+        self._know(conditions, pd.DataFrame(True, conditions.index, conditions.columns))
 
-    def _sample_rows(
-        self,
-        num_rows: int,
-        conditions: dict | None = None,
-        transformed_conditions: dict | None = None,
-        *args: Any,
-        **kwargs: Any,
-    ) -> tuple[pd.DataFrame, int]:
-        """Rows in the order of the fitted table's columns; missing conditions are known columns."""
-        missing = {
-            name: np.nan
-            for name, value in (conditions or {}).items()
-            if pd.isna(value) and name in self._schema.names
-        }
-        if missing:
-            transformed_conditions = {**(transformed_conditions or {}), **missing}
-        sampled, num_valid = super()._sample_rows(
-            num_rows, conditions, transformed_conditions, *args, **kwargs
-        )
-        order = [name for name in self._column_order if name in sampled.columns]
-        return sampled[order + [name for name in sampled.columns if name not in order]], num_valid
+    def _know(self, table: pd.DataFrame, given: pd.DataFrame) -> tuple[KnownRows, set[Hashable]]:
+        """What the model can be told of rows, and the columns that are left to rejection.
 
-    def _sample(self, num_rows: int, conditions: dict | None = None) -> pd.DataFrame:
-        """Draw a processed table; SDV's transformed conditions are known columns.
+        A constraint that replaces columns by others is applied to the rows in which all of them
+        are given; in other rows they are left to rejection.
+
+        Args:
+            table: N rows of some of the original columns.
+            given: Which of its cells are given, of the same shape; a given cell may be missing.
 
         Raises:
-            NotImplementedError: Single-pass generation has conditions: SDV then rejects.
+            UnknownValueError: A given value is not one that the model can make.
+            ConditionError: Given values break a constraint.
         """
-        known = {name: v for name, v in (conditions or {}).items() if name in self._schema.names}
-        if not known:
-            return self._schema.decode(self._model.sample(num_rows), self._model.rng)
+        table, given = table.reset_index(drop=True), given.reset_index(drop=True)
+        sources: dict[Hashable, set[Hashable]] = {name: {name} for name in table}
+        rejected: set[Hashable] = set()
+        metadata = self._original_metadata
+        for constraint in self._chained_constraints:
+            before = metadata.tables[self._table_name].columns
+            metadata = constraint.get_updated_metadata(metadata)
+            after = metadata.tables[self._table_name].columns
+            replaced = {name for name in before if before[name] != after.get(name)}
+            present = [name for name in table if name in replaced]
+            source = {name for column in present for name in sources[column]}
+            # SDV's constraints put means in place of missing values, which then are not known.
+            whole = (given[present] & table[present].notna()).all(axis=1)
+            whole &= len(present) == len(replaced)
+            if isinstance(constraint, ProgrammableConstraintHarness):
+                # One of the user's own may read and change any column: all have to be compared.
+                whole &= False
+                source = {name for column in table for name in sources[column]}
+            if not whole.all():
+                rejected |= source
+            transformed = self._transform_valid(constraint, table[whole]) if whole.any() else None
+            table, given = table.drop(columns=present), given.drop(columns=present)
+            if transformed is not None:
+                for column in transformed.columns.difference(table.columns, sort=False):
+                    table[column], given[column] = transformed[column], whole
+                    sources[column] = source
+        processed = []
+        for name in table:
+            cells = table.loc[given[name], [name]]
+            parts = self._data_processor.transform(cells, is_condition=True) if len(cells) else {}
+            processed += [values for _, values in parts.items()]
+            if self.generation == 'single-pass' and set(parts) & set(self._schema.names):
+                rejected |= sources[name]
+        known = self._schema.encode_known(len(table), processed)
         if self.generation == 'single-pass':
-            raise NotImplementedError('Single-pass generation meets conditions by rejection.')
-        places = [self._schema.names.index(name) for name in known]
-        columns = [self._schema.columns[place] for place in places]
-        tokens = [
-            column.encode(pd.Series([value]))
-            for column, value in zip(columns, known.values(), strict=True)
-        ]
-        rows = np.full((num_rows, len(self._schema.columns)), -1, dtype=np.int64)
-        rows[:, places] = np.array(tokens, dtype=np.int64).reshape(1, -1)
-        sampled = self._schema.decode(self._model.sample(num_rows, rows), self._model.rng)
-        for column in columns:
-            if isinstance(column, NumericalColumn):  # this very value, not another of its bin
-                sampled[column.name] = known[column.name]
-        return sampled
+            known = self._schema.encode_known(len(table), [])
+        # Personal data is not drawn: it is put in its place.
+        return known, set(self._drawn_columns(rejected))
+
+    def _transform_valid(self, constraint: Any, rows: pd.DataFrame) -> pd.DataFrame:
+        is_valid = constraint.is_valid(rows)
+        if not is_valid.all():
+            name = type(getattr(constraint, 'programmable_constraint', constraint)).__name__
+            raise ConditionError(
+                f"Table '{self._table_name}': given values must hold to the constraint {name}, "
+                f'{int((~is_valid).sum())} row(s) do not, the first is '
+                f'{rows[~is_valid].iloc[0].to_dict()}. Change these values, or leave some of them '
+                'out.'
+            )
+        return constraint.transform(rows)
+
+    def _require_range(self, table: pd.DataFrame) -> None:
+        """Numbers outside the range seen in `fit`, which would be clipped to it, are refused."""
+        transformers = self._data_processor._hyper_transformer.field_transformers
+        for name in table:
+            transformer = transformers.get(name)
+            if not isinstance(transformer, FloatFormatter) or not self.enforce_min_max_values:
+                continue
+            numbers = pd.to_numeric(table[name])
+            low, high = transformer._min_value, transformer._max_value
+            outside = numbers[(numbers < low) | (numbers > high)]
+            if len(outside):
+                raise UnknownValueError(
+                    f"Table '{self._table_name}', column '{name}': with enforce_min_max_values a "
+                    f'condition must be in the range of the training data, [{low}, {high}], '
+                    f'received {outside.iloc[0]!r}. Give a value in this range, or fit with '
+                    'enforce_min_max_values=False.'
+                )
+
+    def _sample_with_conditions(
+        self,
+        conditions: pd.DataFrame,
+        max_tries_per_batch: int,
+        batch_size: int | None,
+        progress_bar: tqdm | None = None,
+        output_file_path: str | None = None,
+        keep_extra_columns: bool = False,
+    ) -> pd.DataFrame:
+        """Rows that meet conditions, all different if need be, with the conditions' index.
+
+        In place of SDV's loop over unique conditions: whole batches at once, and further tries
+        only for rows that constraints or conditions unknown to the model have rejected.
+        """
+        given = pd.DataFrame(True, conditions.index, conditions.columns)
+        accepted = []
+        for rows in self._complete(
+            conditions, given, max_tries_per_batch, batch_size, keep_extra_columns
+        ):
+            accepted.append(rows)
+            if output_file_path:
+                is_first = not os.path.exists(output_file_path) or not os.path.getsize(
+                    output_file_path
+                )
+                rows.to_csv(output_file_path, index=False, mode='a', header=is_first)
+            if progress_bar is not None:
+                progress_bar.update(len(rows))
+        if not accepted:
+            return pd.DataFrame()
+        sampled = pd.concat(accepted).sort_index()
+        return sampled.set_axis(conditions.index[sampled.index])
+
+    def _complete(
+        self,
+        table: pd.DataFrame,
+        given: pd.DataFrame,
+        max_tries: int,
+        batch_size: int | None = None,
+        keep_extra_columns: bool = False,
+        fill_missing: bool = False,
+    ) -> Iterator[pd.DataFrame]:
+        """Draw what is not given of rows, try by try, and yield the accepted rows of each try.
+
+        Args:
+            table: N rows of some of the original columns.
+            given: Which of its cells are given, of the same shape; a given cell may be missing.
+            max_tries: Most draws of each batch.
+            batch_size: Rows in a batch; `None` for all.
+            keep_extra_columns: SDV's, of multi-table synthesizers.
+            fill_missing: Reject rows in which a cell of `table` that is not given is missing.
+
+        Yields:
+            Complete rows, indexed by the number of their row in `table`.
+        """
+        known, rejected = self._know(table, given)
+        same = table.where(given).assign(**{f'{name} given': given[name] for name in given})
+        groups = same.groupby(list(same.columns), dropna=False, sort=False).ngroup().to_numpy()
+        to_meet = [name for name in table if name in rejected]
+        batch_size = batch_size or max(1, len(table))
+        for start in range(0, len(table), batch_size):
+            open_rows = np.arange(start, min(start + batch_size, len(table)))
+            limit, num_draws = 10 * len(open_rows), len(open_rows)
+            for _ in range(max_tries):
+                rows = np.resize(open_rows, num_draws)
+                drawn, _ = self._sample_rows(
+                    len(rows), {}, known.take(rows), keep_extra_columns=keep_extra_columns
+                )
+                rows = rows[drawn.index]
+                is_met = meets(drawn, table.iloc[rows], given.iloc[rows], to_meet)
+                if fill_missing:
+                    holes = drawn[table.columns].isna().to_numpy()
+                    is_met &= ~(holes & ~given.to_numpy()[rows]).any(axis=1)
+                drawn, rows = drawn[is_met], rows[is_met]
+                served, draws = assign_draws(groups[open_rows], groups[rows])
+                valid_rate = max(1, len(rows)) / num_draws
+                if len(served):
+                    rows = open_rows[served]
+                    yield self._with_given(drawn.iloc[draws].set_axis(rows), table, given)
+                open_rows = np.delete(open_rows, served)
+                if not len(open_rows):
+                    break
+                num_draws = min(limit, int(len(open_rows) / valid_rate))
+
+    def _with_given(
+        self, drawn: pd.DataFrame, table: pd.DataFrame, given: pd.DataFrame
+    ) -> pd.DataFrame:
+        """Drawn rows, indexed by their rows in `table`, with the given cells exactly as given."""
+        columns = self._original_metadata.tables[self._table_name].columns
+        for name in table:
+            wanted, places = table[name].iloc[drawn.index], given[name].to_numpy()[drawn.index]
+            is_date = columns[name]['sdtype'] == 'datetime'
+            if is_date and wanted.dtype != drawn[name].dtype:
+                continue  # the drawn date is the given one, in the column's own format
+            drawn[name] = with_given_values(drawn[name], wanted, places)
+        return drawn
+
+    # Rows in, something else about them out
+
+    def _encode_table(self, data: dict[str, pd.DataFrame]) -> tuple[pd.DataFrame, Any, np.ndarray]:
+        """A valid table, a data processor to use with it, and its token ids, `(N, n)`."""
+        table = self._valid_table(data)
+        processor = copy.deepcopy(self._data_processor)  # keys' generators must not advance
+        transformed = processor.transform(self._validate_transform_constraints(table))
+        return table, processor, self._schema.encode(transformed)
+
+    def _drawn_columns(self, names: Iterable[Hashable]) -> list[Hashable]:
+        """Those of the original columns that are drawn; ids and personal data are made anew."""
+        transformers = self._data_processor._hyper_transformer.field_transformers
+        made = {name for name, t in transformers.items() if t is not None and t.is_generator()}
+        return [name for name in names if name not in made]
+
+    def _valid_table(self, data: dict[str, pd.DataFrame]) -> pd.DataFrame:
+        self._validate_fit_before_sample()
+        # SDV calls integer columns by strings.
+        named = {name: table.rename(columns=str) for name, table in data.items()}
+        self._original_metadata.validate_data(named)
+        return named[self._table_name]
+
+    def impute(
+        self,
+        data: dict[str, pd.DataFrame],
+        num_imputations: int | None = None,
+        *,
+        method: str = 'sample',
+        max_tries: int = 100,
+    ) -> dict[str, pd.DataFrame] | list[dict[str, pd.DataFrame]]:
+        """Fill missing values in, given the observed values of their row.
+
+        Observed cells stay untouched. Ids and personal data are not modelled and stay as given,
+        and so does a column that had no value at all in `fit`.
+
+        Args:
+            data: Table name to a table of N rows.
+            num_imputations: How many filled tables to return, in a list; `None` for one table.
+            method: 'sample', every missing value drawn; or 'mean', of 25 draws the mean of
+                numbers, the middle of dates and the most frequent of all others.
+            max_tries: Most draws of a row where constraints reject draws.
+
+        Returns:
+            Table name to the filled table, or a list of these.
+
+        Raises:
+            InvalidParameterError: An argument is out of its range.
+            UnknownValueError: An observed value that the model has no token for.
+            ConditionError: No draw of some row holds to the constraints.
+
+        Example:
+            >>> table = pd.DataFrame({'age': [31, 45, None, 22] * 20, 'paid': [True, False] * 40})
+            >>> columns = {'age': {'sdtype': 'numerical'}, 'paid': {'sdtype': 'boolean'}}
+            >>> metadata = Metadata.load_from_dict({'tables': {'people': {'columns': columns}}})
+            >>> synthesizer = NVIBSynthesizer(metadata, epochs=2)
+            >>> synthesizer.fit({'people': table})
+            >>> int(synthesizer.impute({'people': table})['people']['age'].isna().sum())
+            0
+        """
+        table = self._valid_table(data)
+        if method not in IMPUTATIONS:
+            raise InvalidParameterError(
+                f'method must be one of {IMPUTATIONS}, received {method!r}.'
+            )
+        if num_imputations is not None and num_imputations < 1:
+            raise InvalidParameterError(
+                f'num_imputations must be at least 1, or None for one table, received '
+                f'{num_imputations!r}.'
+            )
+        empty = {c.name for c in self._schema.columns if c.has_missing and c.num_tokens == 1}
+        names = [name for name in self._drawn_columns(table) if name not in empty]
+        holes = table[names].isna()
+        rows = np.flatnonzero(holes.any(axis=1))
+        filled = []
+        for _ in range(num_imputations or 1):
+            result = table.copy()
+            if len(rows):
+                draws = self._fill(table[names].iloc[rows], method, max_tries)
+                for name in names:
+                    values = draws[name].set_axis(table.index[rows])
+                    places = holes[name].to_numpy()
+                    wanted = values.set_axis(rows).reindex(range(len(table)))
+                    result[name] = with_given_values(
+                        table[name], wanted.set_axis(table.index), places
+                    )
+            columns = data[self._table_name].columns
+            filled.append({self._table_name: result.set_axis(columns, axis=1)})
+        return filled[0] if num_imputations is None else filled
+
+    def _fill(self, table: pd.DataFrame, method: str, max_tries: int) -> pd.DataFrame:
+        """Complete rows for incomplete ones, in their order."""
+        num_draws = MEAN_DRAWS if method == 'mean' else 1
+        repeated = table.iloc[np.tile(np.arange(len(table)), num_draws)]
+        with self._steered(exclude_missing=True):
+            tries = self._complete(repeated, repeated.notna(), max_tries, fill_missing=True)
+            accepted = list(tries)
+        draws = pd.concat(accepted).sort_index() if accepted else table.iloc[:0]
+        if len(draws) < len(repeated):
+            raise ConditionError(
+                f"Table '{self._table_name}': filled rows must hold to the constraints, and "
+                f'{len(repeated) - len(draws)} of {len(repeated)} draws did not in {max_tries} '
+                'tries. Raise max_tries, or look for observed values that leave no choice.'
+            )
+        if method == 'sample':
+            return draws
+        groups = draws.groupby(draws.index % len(table))
+        columns = self._original_metadata.tables[self._table_name].columns
+        return pd.DataFrame(
+            {name: self._middle(groups[str(name)], columns[name]) for name in table},
+            index=range(len(table)),
+        )
+
+    @staticmethod
+    def _middle(groups: Any, column: dict[str, Any]) -> pd.Series:
+        """One value for several drawn ones of each row."""
+        if column['sdtype'] == 'numerical':
+            return groups.mean()
+
+        def middle_date(values: pd.Series) -> Any:
+            dates = pd.to_datetime(values, format=column.get('datetime_format'))
+            return values.iloc[np.argsort(dates.to_numpy())[len(values) // 2]]
+
+        if column['sdtype'] == 'datetime':
+            return groups.agg(middle_date)
+        return groups.agg(lambda values: values.value_counts().index[0])
+
+    def log_likelihood(
+        self, data: dict[str, pd.DataFrame], *, num_orders: int = 8, per_column: bool = False
+    ) -> pd.Series | pd.DataFrame:
+        """How likely rows are to the model, in nats: the lower, the more of an anomaly.
+
+        The mean over random column orders of the sum over columns of ln p(value | values before
+        it), with F sampled: a lower bound on ln p(row). Numbers count by their bin, so that tables
+        with other bins do not compare. The same rows give the same numbers every time.
+
+        Args:
+            data: Table name to a table of N rows.
+            num_orders: Column orders per row; more are less noisy, and take longer.
+            per_column: Return the terms of the sum.
+
+        Returns:
+            `(N,)` with the table's index; with `per_column` a table of one column for each
+            modelled one.
+
+        Raises:
+            InvalidParameterError: `num_orders` is below 1, or generation is single-pass, which
+                has no such conditionals.
+            UnknownValueError: A value that the training data did not have.
+
+        Example:
+            >>> table = pd.DataFrame({'age': [31, 45, 38, 22] * 20, 'paid': [True, False] * 40})
+            >>> columns = {'age': {'sdtype': 'numerical'}, 'paid': {'sdtype': 'boolean'}}
+            >>> metadata = Metadata.load_from_dict({'tables': {'people': {'columns': columns}}})
+            >>> synthesizer = NVIBSynthesizer(metadata, epochs=2)
+            >>> synthesizer.fit({'people': table})
+            >>> bool((synthesizer.log_likelihood({'people': table}) < 0).all())
+            True
+        """
+        if self.generation != 'any-order':
+            raise InvalidParameterError(
+                "log_likelihood needs generation='any-order', received "
+                f'{self.generation!r}. Fit a synthesizer with that.'
+            )
+        table, _, tokens = self._encode_table(data)
+        terms = self._model.log_likelihood(tokens, self._valid_orders(num_orders))
+        if per_column:
+            return pd.DataFrame(terms, index=table.index, columns=self._schema.names)
+        return pd.Series(terms.sum(1), index=table.index, name='log_likelihood')
+
+    @staticmethod
+    def _valid_orders(num_orders: int) -> int:
+        if isinstance(num_orders, bool) or not isinstance(num_orders, int) or num_orders < 1:
+            raise InvalidParameterError(
+                f'num_orders must be a whole number of at least 1, received {num_orders!r}.'
+            )
+        return num_orders
+
+    def encode(self, data: dict[str, pd.DataFrame], *, num_orders: int = 8) -> RowEncoding:
+        """What the bottleneck keeps of rows: a Gaussian component per column, and an embedding.
+
+        Args:
+            data: Table name to a table of N rows.
+            num_orders: Column orders that components are averaged over, in any-order generation.
+
+        Raises:
+            InvalidParameterError: `num_orders` is below 1.
+            UnknownValueError: A value that the training data did not have.
+
+        Example:
+            >>> table = pd.DataFrame({'age': [31, 45, 38, 22] * 20, 'paid': [True, False] * 40})
+            >>> columns = {'age': {'sdtype': 'numerical'}, 'paid': {'sdtype': 'boolean'}}
+            >>> metadata = Metadata.load_from_dict({'tables': {'people': {'columns': columns}}})
+            >>> synthesizer = NVIBSynthesizer(metadata, epochs=2)
+            >>> synthesizer.fit({'people': table})
+            >>> synthesizer.encode({'people': table}).embedding.shape
+            (80, 64)
+        """
+        _, _, tokens = self._encode_table(data)
+        mixture = self._model.encode(tokens, self._valid_orders(num_orders))
+        parts = (mixture.mu, mixture.logvar, mixture.alpha)
+        return RowEncoding(tuple(self._schema.names), *(part.numpy() for part in parts))
+
+    def sample_similar(
+        self, data: dict[str, pd.DataFrame], variety: float = 0.5, *, max_tries: int = 100
+    ) -> dict[str, pd.DataFrame]:
+        """Draw a row like each of the given ones.
+
+        Each value is left in F with probability 1 − `variety`; the others are drawn from F of
+        those left.
+
+        Args:
+            data: Table name to a table of N rows.
+            variety: From 0, the same rows but for ids and personal data, to 1, unrelated ones.
+            max_tries: Most draws of a row where constraints reject draws.
+
+        Returns:
+            Table name to N rows with the index given; without those that constraints rejected.
+
+        Raises:
+            InvalidParameterError: `variety` is not in [0, 1].
+            UnknownValueError: A value that the training data did not have.
+
+        Example:
+            >>> table = pd.DataFrame({'age': [31, 45, 38, 22] * 20, 'paid': [True, False] * 40})
+            >>> columns = {'age': {'sdtype': 'numerical'}, 'paid': {'sdtype': 'boolean'}}
+            >>> metadata = Metadata.load_from_dict({'tables': {'people': {'columns': columns}}})
+            >>> synthesizer = NVIBSynthesizer(metadata, epochs=2)
+            >>> synthesizer.fit({'people': table})
+            >>> synthesizer.sample_similar({'people': table}, variety=0)['people'].equals(table)
+            True
+        """
+        table = self._valid_table(data)
+        if not isinstance(variety, int | float) or not 0 <= variety <= 1:
+            raise InvalidParameterError(f'variety must be in [0, 1], received {variety!r}.')
+        names = self._drawn_columns(table)
+        rng = np.random.default_rng(self.seed)
+        given = pd.DataFrame(
+            rng.random((len(table), len(names))) >= variety, table.index, pd.Index(names)
+        )
+        drawn = pd.concat(self._complete(table[names], given, max_tries)).sort_index()
+        drawn = drawn.set_axis(table.index[drawn.index])[list(table.columns)]
+        return {self._table_name: drawn.set_axis(data[self._table_name].columns, axis=1)}
 
     def reconstruct(self, data: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
         """Pass rows through the bottleneck and decode them, deterministically.
@@ -468,14 +1026,8 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
             NotFittedError: Nothing has been fitted yet.
             UnknownValueError: A value that the training data did not have.
         """
-        self._validate_fit_before_sample()
-        # SDV calls integer columns by strings.
-        named = {name: table.rename(columns=str) for name, table in data.items()}
-        self._original_metadata.validate_data(named)
-        table = named[self._table_name]
-        processor = copy.deepcopy(self._data_processor)  # keys' generators must not advance
-        transformed = processor.transform(self._validate_transform_constraints(table))
-        tokens = self._model.reconstruct(self._schema.encode(transformed))
+        table, processor, rows = self._encode_table(data)
+        tokens = self._model.reconstruct(rows)
         processed = self._schema.decode_median(tokens)
         rebuilt = self.reverse_transform_constraints(processor.reverse_transform(processed))
         result = table.iloc[rebuilt.index].copy()

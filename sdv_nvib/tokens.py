@@ -5,7 +5,8 @@ and the reverse. A missing value is a token like any other, so that its relation
 is learned. No networks here.
 """
 
-from collections.abc import Hashable, Mapping, Sequence
+import difflib
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -15,7 +16,7 @@ import pandas as pd
 
 from sdv_nvib.errors import InvalidTableError, UnknownValueError
 
-__all__ = ['CategoricalColumn', 'NumericalColumn', 'TableSchema']
+__all__ = ['CategoricalColumn', 'KnownRows', 'NumericalColumn', 'TableSchema']
 
 MAX_BINS = 256
 VALUES_PER_BIN = 8  # at least, so that a small table is not memorised value by value
@@ -82,10 +83,16 @@ class CategoricalColumn:
             first = values[unknown].iloc[0]
             raise UnknownValueError(
                 f"Column '{self.name}' has {int(unknown.sum())} value(s) that were not in the "
-                f'training data, the first is {first!r}. Use one of the known values, '
-                f'for example {list(self.categories[:5])}.'
+                f'training data, the first is {first!r}. Use one of the known values; the nearest '
+                f'are {self._nearest(first)}.'
             )
         return tokens
+
+    def _nearest(self, value: object) -> list:
+        """Up to three categories that are spelled most like a value."""
+        by_name = {str(category): category for category in self.categories}
+        names = difflib.get_close_matches(str(value), list(by_name), n=3, cutoff=0.0)
+        return [by_name[name] for name in names]
 
     def decode(self, tokens: np.ndarray, rng: np.random.Generator) -> pd.Series:
         """Token ids to values; nothing is random here."""
@@ -289,6 +296,27 @@ Column = CategoricalColumn | NumericalColumn
 
 
 @dataclass(frozen=True)
+class KnownRows:
+    """Values that are given of N rows, of other columns in each row if need be.
+
+    Attributes:
+        tokens: Token ids, -1 where nothing is given, `(N, n)` int64.
+        numbers: The given numbers themselves, which are one of many in their bin; NaN elsewhere,
+            `(N, n)`.
+    """
+
+    tokens: np.ndarray
+    numbers: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def take(self, rows: np.ndarray) -> 'KnownRows':
+        """The rows in `rows`, `(R,)` integers."""
+        return KnownRows(self.tokens[rows], self.numbers[rows])
+
+
+@dataclass(frozen=True)
 class TableSchema:
     """The vocabularies of a table's modelled columns, learned once and then frozen.
 
@@ -361,9 +389,49 @@ class TableSchema:
         encoded = [column.encode(table[column.name]) for column in self.columns]
         return np.stack(encoded, 1).astype(np.int64)
 
-    def decode(self, tokens: np.ndarray, rng: np.random.Generator) -> pd.DataFrame:
-        """Token ids `(N, n)` to a processed table, values drawn inside their bins."""
+    def encode_known(self, num_rows: int, given: Iterable[pd.Series]) -> KnownRows:
+        """Given cells of a processed table to known values.
+
+        Args:
+            num_rows: N.
+            given: The given values of some columns, each indexed by the numbers of its rows; a
+                given value may be missing. Columns that the schema does not have are passed over.
+
+        Raises:
+            UnknownValueError: A given value has no token.
+        """
+        shape, places = (
+            (num_rows, len(self.columns)),
+            {name: i for i, name in enumerate(self.names)},
+        )
+        tokens, numbers = np.full(shape, -1, dtype=np.int64), np.full(shape, np.nan)
+        for values in given:
+            if values.name not in places:
+                continue
+            i = places[values.name]
+            column = self.columns[i]
+            tokens[values.index, i] = column.encode(values)
+            if isinstance(column, NumericalColumn):
+                numbers[values.index, i] = _to_float(values)
+        return KnownRows(tokens, numbers)
+
+    def decode(
+        self, tokens: np.ndarray, rng: np.random.Generator, known: KnownRows | None = None
+    ) -> pd.DataFrame:
+        """Token ids `(N, n)` to a processed table.
+
+        Numbers are drawn inside their bins, and are the known ones where they are known.
+        """
         decoded = [column.decode(tokens[:, i], rng) for i, column in enumerate(self.columns)]
+        if known is not None:
+            decoded = [
+                values.where(np.isnan(numbers), numbers)
+                if isinstance(column, NumericalColumn)
+                else values
+                for column, values, numbers in zip(
+                    self.columns, decoded, known.numbers.T, strict=True
+                )
+            ]
         return pd.concat(decoded, axis=1)
 
     def decode_median(self, tokens: np.ndarray) -> pd.DataFrame:

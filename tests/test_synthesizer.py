@@ -614,8 +614,8 @@ def test_remaining_columns_are_sampled_row_by_row(any_order):
 def test_a_condition_with_an_unknown_category_is_refused(any_order):
     with pytest.raises(UnknownValueError) as caught:
         any_order.sample_from_conditions([Condition({'group': 'robot'}, num_rows=2)])
-    assert "'group'" in str(caught.value.__cause__)
-    assert "'robot'" in str(caught.value.__cause__)
+    for word in ("'group'", "'robot'", "'adult'"):
+        assert word in str(caught.value)
 
 
 # Reports

@@ -1,0 +1,335 @@
+"""Rows on demand: conditions, known columns and constraints, and the logic beneath them."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from sdv.cag import (
+    FixedCombinations,
+    FixedIncrements,
+    Inequality,
+    OneHotEncoding,
+    Range,
+    SingleTableProgrammableConstraint,
+)
+from sdv.metadata import Metadata
+from sdv.sampling import Condition, DataFrameCondition
+
+from sdv_nvib import ConditionError, NVIBSynthesizer, UnknownValueError
+from sdv_nvib.conditions import assign_draws, meets, with_given_values
+
+pytestmark = [
+    pytest.mark.filterwarnings('ignore:We strongly recommend saving the metadata'),
+    pytest.mark.filterwarnings("ignore:No 'datetime_format' is present"),
+    pytest.mark.filterwarnings('ignore:The training data does not cover the full range'),
+    pytest.mark.filterwarnings('ignore:Only .* nats per row pass'),  # one epoch teaches little
+]
+
+SMALL = {
+    'epochs': 1,
+    'batch_size': 100,
+    'd_model': 16,
+    'dim_feedforward': 32,
+    'num_decoder_layers': 1,
+}
+
+
+def make_trips(rows=200, seed=0):
+    """Columns that every constraint of SDV can hold on, and some that none does."""
+    rng = np.random.default_rng(seed)
+    low = rng.integers(0, 100, rows)
+    start = pd.Timestamp('2020-01-01') + pd.to_timedelta(rng.integers(0, 900, rows), unit='D')
+    city = rng.choice(['Bern', 'Geneva', 'Lyon'], rows)
+    kind = rng.integers(0, 3, rows)
+    return pd.DataFrame(
+        {
+            'trip': [f'T{i:04d}' for i in range(rows)],
+            'email': [f'{i}@example.org' for i in range(rows)],
+            'country': np.where(city == 'Lyon', 'France', 'Switzerland'),
+            'city': city,
+            'low': low,
+            'middle': low + rng.integers(1, 50, rows),
+            'high': low + 50 + rng.integers(1, 50, rows),
+            'start': start,
+            'end': start + pd.to_timedelta(rng.integers(1, 30, rows), unit='D'),
+            'price': 25 * rng.integers(1, 60, rows),
+            'is_train': (kind == 0).astype(int),
+            'is_bus': (kind == 1).astype(int),
+            'is_boat': (kind == 2).astype(int),
+            'paid': rng.random(rows) < 0.3,
+            'weight': pd.Series(rng.lognormal(3, 1, rows).round(2)).mask(rng.random(rows) < 0.2),
+        }
+    )
+
+
+TRIPS = make_trips()
+TRIPS.loc[TRIPS['paid'] & (TRIPS['price'] < 300), 'price'] = 300
+SDTYPES = {
+    'trip': 'id',
+    'email': 'email',
+    'country': 'categorical',
+    'city': 'categorical',
+    'start': 'datetime',
+    'end': 'datetime',
+    'paid': 'boolean',
+}
+
+
+def make_synthesizer(constraints=(), **changes):
+    columns = {name: {'sdtype': SDTYPES.get(name, 'numerical')} for name in TRIPS}
+    table = {'columns': columns, 'primary_key': 'trip'}
+    metadata = Metadata.load_from_dict({'tables': {'trips': table}})
+    synthesizer = NVIBSynthesizer(metadata, **{**SMALL, **changes})
+    if constraints:
+        synthesizer.add_constraints(list(constraints))
+    synthesizer.fit({'trips': TRIPS})
+    return synthesizer
+
+
+@pytest.fixture(scope='module')
+def fitted():
+    return make_synthesizer()
+
+
+# The logic beneath
+
+
+def test_open_rows_get_draws_of_their_own_group_once_each():
+    rng = np.random.default_rng(0)
+    open_groups, drawn_groups = rng.integers(0, 5, 40), rng.integers(0, 6, 50)
+    rows, draws = assign_draws(open_groups, drawn_groups)
+    assert np.array_equal(open_groups[rows], drawn_groups[draws])
+    assert len(set(rows)) == len(rows)
+    assert len(set(draws)) == len(draws)
+    counts = [np.bincount(groups, minlength=6) for groups in (open_groups, drawn_groups)]
+    assert len(rows) == np.minimum(*counts).sum()
+
+
+def test_a_draw_meets_equal_values_near_numbers_and_missing_by_missing():
+    drawn = pd.DataFrame({'a': ['x', 'x', None, 'x'], 'b': [100.0, 102.0, 100.0, np.nan]})
+    wanted = pd.DataFrame({'a': ['x', 'x', None, None], 'b': [100.9, 100.0, 100.0, np.nan]})
+    given = pd.DataFrame(True, drawn.index, drawn.columns)
+    assert meets(drawn, wanted, given, ['a']).tolist() == [True, True, True, False]
+    assert meets(drawn, wanted, given, ['a', 'b']).tolist() == [True, False, True, False]
+    given.loc[1, 'b'] = False
+    given.loc[3, 'a'] = False
+    assert meets(drawn, wanted, given, ['a', 'b']).all()
+
+
+@pytest.mark.parametrize(
+    ('drawn', 'wanted', 'dtype'),
+    [
+        (pd.Series([1, 2, 3]), pd.Series([7, 8, 9], dtype=object), 'int64'),
+        (pd.Series([1, 2, 3]), pd.Series([7.0, 8.0, 9.0]), 'int64'),
+        (pd.Series([1, 2, 3]), pd.Series([7.5, 8.0, 9.0]), 'float64'),
+        (pd.Series([1.5, np.nan, 3]), pd.Series([7, None, 9]), 'float64'),
+        (pd.Series([True, False, True]), pd.Series([False] * 3, dtype=object), 'bool'),
+        (pd.Series(['a', 'b', 'a'], dtype='category'), pd.Series(['b', 'b', 'b']), 'category'),
+        (pd.Series([1, 2, None], dtype='Int64'), pd.Series([5, 6, None]), 'Int64'),
+    ],
+)
+def test_given_values_are_put_in_the_drawn_columns_dtype(drawn, wanted, dtype):
+    result = with_given_values(drawn, wanted, np.ones(3, bool))
+    assert str(result.dtype) == dtype
+    assert [value for value in result if pd.notna(value)] == list(wanted.dropna())
+    assert result.isna().equals(wanted.isna())
+    half = with_given_values(drawn, wanted, np.array([False, True, False]))
+    assert half.iloc[0] == drawn.iloc[0]
+
+
+# Conditions that the model knows
+
+
+def known_rows(rows=80):
+    return TRIPS.sample(rows, random_state=1)
+
+
+@pytest.mark.parametrize('batch_size', [None, 17])
+def test_all_different_rows_are_completed_at_the_first_try(fitted, batch_size):
+    known = known_rows()[['city', 'price', 'weight', 'start', 'paid', 'email']]
+    sampled = fitted.sample_remaining_columns(known, max_tries_per_batch=1, batch_size=batch_size)[
+        'trips'
+    ]
+    assert list(sampled.columns) == list(TRIPS.columns)
+    pd.testing.assert_frame_equal(sampled[known.columns], known)
+    assert sampled['trip'].is_unique
+    assert sampled['low'].nunique() > 20
+
+
+def test_all_rows_are_drawn_in_one_call_of_the_model(fitted, monkeypatch):
+    sizes = []
+    draw = fitted._model.sample
+    monkeypatch.setattr(
+        fitted._model, 'sample', lambda rows, *args: sizes.append(rows) or draw(rows, *args)
+    )
+    fitted.sample_remaining_columns(known_rows()[['price', 'weight']])
+    assert sizes == [80]
+
+
+def test_numbers_between_seen_ones_come_back_exactly(fitted):
+    weights = TRIPS['weight'].dropna().sort_values().to_numpy()
+    between = (weights[:-1] + weights[1:]) / 2 + 1e-4  # not rounded as the column is
+    known = pd.DataFrame({'weight': between})
+    sampled = fitted.sample_remaining_columns(known, max_tries_per_batch=1)['trips']
+    assert sampled['weight'].tolist() == between.tolist()
+
+
+def test_numbers_beyond_seen_ones_are_refused_with_the_range_or_kept_exactly(fitted):
+    condition = [Condition({'price': 100_000}, num_rows=3)]
+    with pytest.raises(UnknownValueError) as caught:
+        fitted.sample_from_conditions(condition)
+    for word in ("'trips'", "'price'", '100000', str(TRIPS['price'].max()), 'enforce_min_max'):
+        assert word in str(caught.value)
+    free = make_synthesizer(enforce_min_max_values=False)
+    sampled = free.sample_from_conditions(condition, max_tries_per_batch=1)['trips']
+    assert sampled['price'].tolist() == [100_000] * 3
+    assert sampled.dtypes.equals(TRIPS.dtypes)
+
+
+def test_an_unknown_category_is_refused_by_column_value_and_nearest_ones(fitted, tmp_path):
+    known = pd.DataFrame({'city': ['Bern', 'Genova']})
+    with pytest.raises(UnknownValueError) as caught:
+        fitted.sample_remaining_columns(known, output_folder_path=str(tmp_path))
+    for word in ("'city'", "'Genova'", "['Geneva', "):
+        assert word in str(caught.value)
+
+
+def test_a_missing_value_may_be_a_condition_of_some_rows_only(fitted):
+    known = pd.DataFrame({'weight': [np.nan, 12.5, np.nan], 'city': ['Bern', 'Lyon', 'Lyon']})
+    sampled = fitted.sample_remaining_columns(known, max_tries_per_batch=1)['trips']
+    pd.testing.assert_frame_equal(sampled[['weight', 'city']], known)
+    with pytest.raises(UnknownValueError, match=r"'price'.*missing"):
+        fitted.sample_remaining_columns(pd.DataFrame({'price': [np.nan]}))
+
+
+def test_batches_are_written_as_they_come(fitted, tmp_path):
+    conditions = [
+        Condition({'city': 'Bern'}, num_rows=10),
+        DataFrameCondition(pd.DataFrame({'city': ['Lyon', 'Geneva'], 'paid': [True, False]})),
+    ]
+    sampled = fitted.sample_from_conditions(
+        conditions, batch_size=4, output_folder_path=str(tmp_path)
+    )['trips']
+    assert sampled['city'].tolist() == ['Bern'] * 10 + ['Lyon', 'Geneva']
+    assert sampled['paid'].tolist()[10:] == [True, False]
+    written = pd.read_csv(next(tmp_path.glob('*.csv')))
+    assert written['trip'].tolist() == sampled['trip'].tolist()
+    assert list(written.columns) == list(TRIPS.columns)
+
+
+def test_an_error_leaves_the_finished_batches_in_the_file(fitted, tmp_path, monkeypatch):
+    draw, calls = fitted._model.sample, []
+
+    def fail_later(rows, *args):
+        calls.append(rows)
+        if len(calls) == 3:
+            raise MemoryError('no more')
+        return draw(rows, *args)
+
+    monkeypatch.setattr(fitted._model, 'sample', fail_later)
+    known = known_rows()[['city']]
+    with pytest.raises(MemoryError, match='Partial results are stored'):
+        fitted.sample_remaining_columns(known, batch_size=10, output_folder_path=str(tmp_path))
+    assert len(pd.read_csv(next(tmp_path.glob('*.csv')))) == 20
+
+
+# Constraints
+
+
+class PaidIsDear(SingleTableProgrammableConstraint):
+    """Paid trips cost at least 300: a constraint of a user's own, which transforms nothing."""
+
+    def transform(self, data):
+        return data.assign(paid=data['paid'].astype(int))
+
+    def reverse_transform(self, transformed_data):
+        rows = transformed_data.assign(paid=transformed_data['paid'].astype(bool))
+        rows.loc[rows['paid'] & (rows['price'] < 300), 'price'] = 300
+        return rows
+
+    def get_updated_metadata(self, metadata):
+        metadata.tables['trips'].columns['paid']['sdtype'] = 'categorical'
+        return metadata
+
+    def is_valid(self, synthetic_data):
+        return ~synthetic_data['paid'] | (synthetic_data['price'] >= 300)
+
+
+TRAINS = ['is_train', 'is_bus', 'is_boat']
+COMBINATIONS = FixedCombinations(column_names=['country', 'city'])
+RANGE = Range(low_column_name='low', middle_column_name='middle', high_column_name='high')
+DATES = Inequality(low_column_name='start', high_column_name='end', strict_boundaries=True)
+
+
+def in_one_country(rows):
+    return (rows['country'] == 'France') == (rows['city'] == 'Lyon')
+
+
+def in_range(rows):
+    return (rows['low'] < rows['middle']) & (rows['middle'] < rows['high'])
+
+
+CONSTRAINTS = {
+    'fixed combinations': ([COMBINATIONS], in_one_country),
+    'inequality': (
+        [Inequality(low_column_name='low', high_column_name='high')],
+        lambda rows: rows['low'] <= rows['high'],
+    ),
+    'inequality of dates': ([DATES], lambda rows: rows['start'] < rows['end']),
+    'range': ([RANGE], in_range),
+    'one-hot encoding': (
+        [OneHotEncoding(column_names=TRAINS)],
+        lambda rows: rows[TRAINS].sum(axis=1) == 1,
+    ),
+    'one-hot encoding as a category': (
+        [OneHotEncoding(column_names=TRAINS, learning_strategy='categorical')],
+        lambda rows: rows[TRAINS].sum(axis=1) == 1,
+    ),
+    'fixed increments': (
+        [FixedIncrements(column_name='price', increment_value=25)],
+        lambda rows: rows['price'] % 25 == 0,
+    ),
+    "a user's own": (
+        [PaidIsDear()],
+        lambda rows: ~rows['paid'] | (rows['price'] >= 300),
+    ),
+    'chained and rejected': (
+        [COMBINATIONS, RANGE, Inequality(low_column_name='low', high_column_name='middle'), DATES],
+        lambda rows: in_one_country(rows) & in_range(rows) & (rows['start'] < rows['end']),
+    ),
+}
+
+
+@pytest.mark.parametrize('kind', CONSTRAINTS)
+def test_constraints_hold_with_and_without_conditions(kind):
+    constraints, holds = CONSTRAINTS[kind]
+    synthesizer = make_synthesizer(constraints)
+    sampled = synthesizer.sample(num_rows=100)['trips']
+    # All columns of constraints are given: everything is known to the model.
+    known = known_rows(20).drop(columns=['trip', 'paid', 'weight'])
+    rest = synthesizer.sample_remaining_columns(known, max_tries_per_batch=20)['trips']
+    pd.testing.assert_frame_equal(rest[known.columns], known)
+    # Some are: a part is met by rejection.
+    part = [Condition({'city': 'Lyon', 'is_bus': 1, 'paid': True}, num_rows=10)]
+    some = synthesizer.sample_from_conditions(part)['trips']
+    assert (some[['city', 'is_bus', 'paid']] == ['Lyon', 1, True]).all(axis=None)
+    for rows, size in ((sampled, 100), (rest, 20), (some, 10)):
+        assert len(rows) == size
+        assert holds(rows).all()
+        synthesizer.validate_constraints(rows)
+        assert rows.dtypes.equals(TRIPS.dtypes)
+
+
+def test_a_condition_that_breaks_a_constraint_is_refused():
+    synthesizer = make_synthesizer([COMBINATIONS])
+    known = pd.DataFrame({'country': ['France'], 'city': ['Bern']})
+    with pytest.raises(ConditionError, match=r"FixedCombinations.*'France'"):
+        synthesizer.sample_remaining_columns(known)
+
+
+def test_what_rejection_cannot_find_is_left_out_with_sdvs_warning():
+    synthesizer = make_synthesizer([RANGE])
+    known = pd.DataFrame({'low': TRIPS['low'].head(40)})
+    with pytest.warns(UserWarning, match='Only able to sample'):
+        sampled = synthesizer.sample_remaining_columns(known, max_tries_per_batch=2)['trips']
+    assert 0 < len(sampled) < 40
+    assert sampled['low'].equals(known['low'].loc[sampled.index])
