@@ -10,8 +10,10 @@ import sdv  # noqa: F401, I001
 from sdv_nvib.errors import (
     InvalidParameterError,
     InvalidTableError,
+    ModelFileError,
     NotFittedError,
     NVIBError,
+    StorageError,
     TrainingError,
     UnknownValueError,
 )
@@ -23,10 +25,12 @@ from sdv_nvib._version import __version__
 __all__ = [
     'InvalidParameterError',
     'InvalidTableError',
+    'ModelFileError',
     'NVIBError',
     'NVIBSynthesizer',
     'NotFittedError',
     'QualityEvaluation',
+    'StorageError',
     'TrainingError',
     'UnknownValueError',
     '__version__',

@@ -15,7 +15,7 @@ import pandas as pd
 
 from sdv_nvib.errors import InvalidTableError, UnknownValueError
 
-__all__ = ['CategoricalColumn', 'NumericalColumn', 'TableSchema']
+__all__ = ['CategoricalColumn', 'NumericalColumn', 'TableSchema', 'grid']
 
 MAX_BINS = 256
 VALUES_PER_BIN = 8  # at least, so that a small table is not memorised value by value
@@ -148,7 +148,7 @@ class NumericalColumn:
         order = np.argsort([np.median(group) for group in groups], kind='stable')
         token_of = np.argsort(order)
         is_bin = ~np.array(kinds, bool)
-        step, decimals = _grid(unique)
+        step, decimals = grid(unique)
         cells = [
             _cells(groups[i], unique[is_point], step / 2) if is_bin[i] else (groups[i], groups[i])
             for i in order
@@ -272,7 +272,7 @@ def _cells(numbers: np.ndarray, points: np.ndarray, margin: float) -> tuple[np.n
     return np.where(repeated, numbers, low), np.where(repeated, numbers, high)
 
 
-def _grid(unique: np.ndarray) -> tuple[float, int]:
+def grid(unique: np.ndarray) -> tuple[float, int]:
     """Spacing and decimal places of the coarsest decimal grid of all values; 0 if there is none."""
     if len(unique) < 2:
         return 0.0, 0

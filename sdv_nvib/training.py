@@ -8,7 +8,8 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,7 +17,14 @@ from torch import Tensor
 from sdv_nvib.errors import TrainingError
 from sdv_nvib.model import ModelOutput, TabularNVIB
 
-__all__ = ['EpochRecord', 'Trainer', 'TrainingConfig', 'autocast_dtype', 'choose_device']
+__all__ = [
+    'EpochRecord',
+    'Trainer',
+    'TrainerState',
+    'TrainingConfig',
+    'autocast_dtype',
+    'choose_device',
+]
 
 VALIDATION_SHARE = 0.1
 MAX_VALIDATION_ROWS = 4096
@@ -135,6 +143,19 @@ class Schedule:
         return min(1.0, step / self.annealing)
 
 
+@dataclass(frozen=True)
+class TrainerState:
+    """Everything that decides how training goes on after an epoch.
+
+    Attributes:
+        tensors: Weights, best weights, the optimiser's moments, states of the generators.
+        numbers: The rest, as JSON can hold it.
+    """
+
+    tensors: dict[str, Tensor]
+    numbers: dict[str, Any]
+
+
 @dataclass
 class Trainer:
     """Fits a model to token ids and leaves it with its best weights.
@@ -152,7 +173,10 @@ class Trainer:
     stop_reason: str = ''
 
     def fit(
-        self, tokens: Tensor, on_epoch: Callable[[EpochRecord, float], None] | None = None
+        self,
+        tokens: Tensor,
+        on_epoch: Callable[[EpochRecord, float], None] | None = None,
+        resume: TrainerState | None = None,
     ) -> None:
         """Train until the held-out loss stops improving or the budget is spent.
 
@@ -163,11 +187,15 @@ class Trainer:
             tokens: Token ids of all rows, `(N, n)` int64, on any device.
             on_epoch: Called after each epoch with its record and the expected share of the whole
                 fit that is done.
+            resume: Where to go on: the `state` of a trainer of the same data and settings. On a
+                CPU the weights become those of a training that was never interrupted.
 
         Raises:
             TrainingError: The loss was no number before any epoch had ended.
         """
         self._prepare(tokens)
+        if resume is not None:
+            self._resume(resume)
         try:
             while not self.stop_reason:
                 record = self._run_epoch()
@@ -213,6 +241,68 @@ class Trainer:
         self.best: EpochRecord | None = None
         self.best_weights: dict[str, Tensor] = {}
         self.started = time.monotonic()
+
+    def state(self) -> TrainerState:
+        """What `fit` needs to go on from here, after a whole epoch: a copy, on the CPU."""
+        moments = self.optimizer.state_dict()['state']
+        groups: dict[str, dict[str, Tensor]] = {
+            'model': dict(self.model.named_parameters()),
+            'best': self.best_weights,
+            'optimizer': {
+                f'{i}.{k}': v for i, values in moments.items() for k, v in values.items()
+            },
+            'random': {
+                'rows': self.generator.get_state(),
+                'noise': self.noise.get_state(),
+                'dropout': torch.random.get_rng_state(),
+            },
+        }
+        tensors = {
+            f'{group}.{name}': tensor.detach().to('cpu', copy=True)
+            for group, members in groups.items()
+            for name, tensor in members.items()
+        }
+        numbers = {
+            'step': self.step,
+            'best_step': self.best_step,
+            'patience_since': self.patience_since,
+            'best': None if self.best is None else asdict(self.best),
+            'history': [asdict(record) for record in self.history],
+            'stop_reason': self.stop_reason,
+            'schedule': vars(self.schedule),
+            'seconds': time.monotonic() - self.started,
+        }
+        return TrainerState(tensors, numbers)
+
+    def _resume(self, state: TrainerState) -> None:
+        groups: dict[str, dict[str, Tensor]] = {
+            group: {} for group in ('model', 'best', 'optimizer', 'random')
+        }
+        for name, tensor in state.tensors.items():
+            group, member = name.split('.', 1)
+            groups[group][member] = tensor
+        with torch.no_grad():
+            for name, parameter in self.model.named_parameters():
+                parameter.copy_(groups['model'][name])
+        self.best_weights = {
+            name: tensor.to(self.model.device) for name, tensor in groups['best'].items()
+        }
+        moments: dict[int, dict[str, Tensor]] = {}
+        for name, tensor in groups['optimizer'].items():
+            place, moment = name.split('.')
+            moments.setdefault(int(place), {})[moment] = tensor
+        settings = self.optimizer.state_dict()['param_groups']
+        self.optimizer.load_state_dict({'state': moments, 'param_groups': settings})
+        self.generator.set_state(groups['random']['rows'])
+        self.noise.set_state(groups['random']['noise'])
+        torch.random.set_rng_state(groups['random']['dropout'])
+        numbers = state.numbers
+        self.step, self.best_step = numbers['step'], numbers['best_step']
+        self.patience_since, self.stop_reason = numbers['patience_since'], numbers['stop_reason']
+        self.best = None if numbers['best'] is None else EpochRecord(**numbers['best'])
+        self.history = [EpochRecord(**record) for record in numbers['history']]
+        vars(self.schedule).update(numbers['schedule'])
+        self.started = time.monotonic() - numbers['seconds']
 
     def _batches(self) -> Iterator[Tensor]:
         permutation = torch.randperm(len(self.train_rows), generator=self.generator)
