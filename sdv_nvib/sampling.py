@@ -134,6 +134,29 @@ class FittedModel:
         chunks = [self.network.reconstruct(c, cut=cut).cpu() for c in rows.split(self.chunk_rows)]
         return torch.cat(chunks).numpy()
 
+    @torch.inference_mode()
+    def row_nats(self, tokens: np.ndarray, *, repeats: int = 4, seed: int = 0) -> np.ndarray:
+        """Reconstruction of each row in nats, a bound on its negative log-likelihood.
+
+        Args:
+            tokens: Token ids, `(N, n)`.
+            repeats: Draws of the column order and of F to average.
+            seed: Seed of these draws.
+
+        Returns:
+            `(N,)`.
+        """
+        device = self.network.device
+        generator = torch.Generator(device).manual_seed(seed)
+        sums = []
+        for rows in torch.from_numpy(tokens).to(device).split(self.chunk_rows):
+            total = torch.zeros(len(rows), device=device)
+            for _ in range(repeats):
+                order = torch.rand(rows.shape, generator=generator, device=device).argsort(1)
+                total += self.network(rows, order, generator).nll.sum(1)
+            sums.append(total.cpu())
+        return (torch.cat([torch.empty(0), *sums]) / repeats).numpy()
+
 
 @contextmanager
 def _one_thread_each(device: torch.device) -> Iterator[ThreadPoolExecutor]:

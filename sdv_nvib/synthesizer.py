@@ -6,7 +6,9 @@ makes tokens, the trainer a model; sampling goes the same way back.
 
 import copy
 import datetime
+import math
 from collections.abc import Callable, Hashable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -43,7 +45,12 @@ from sdv_nvib.persistence import (
 )
 from sdv_nvib.processor import restore_processor, seed_generators, store_processor
 from sdv_nvib.protection import protect_categories, protect_numbers
-from sdv_nvib.quality import QualityEvaluation, evaluate_quality
+from sdv_nvib.quality import (
+    MembershipInference,
+    QualityEvaluation,
+    evaluate_quality,
+    membership_inference,
+)
 from sdv_nvib.sampling import FittedModel, remember_posteriors
 from sdv_nvib.tokens import NumericalColumn, TableSchema
 from sdv_nvib.training import EpochRecord, Trainer, TrainingConfig, choose_device
@@ -52,6 +59,7 @@ __all__ = ['NVIBSynthesizer']
 
 GENERATIONS = ('any-order', 'single-pass')
 MAX_SEED = 2**32 - 1
+ATTACK_ROWS = 4000
 LATENT_SOURCES = ('prior', 'posteriors')
 REPLACEMENTS = ('frequent', 'missing')
 LOSS_COLUMNS = {
@@ -727,7 +735,7 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
         self._validate_fit_before_sample()
         real = real_data[self._table_name] if isinstance(real_data, dict) else real_data
         synthetic = self.sample(num_rows=len(real) if num_rows is None else num_rows)
-        return evaluate_quality(
+        evaluation = evaluate_quality(
             real,
             synthetic[self._table_name],
             Metadata.load_from_dict(self._original_metadata.to_dict()),
@@ -736,6 +744,68 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
             seed=self.seed,
             verbose=verbose,
         )
+        summary = pd.concat([evaluation.summary, self._privacy_of_model(real, test)])
+        return replace(evaluation, summary=summary.reset_index(drop=True))
+
+    def membership_inference(
+        self, members: dict[str, pd.DataFrame], others: dict[str, pd.DataFrame]
+    ) -> MembershipInference:
+        """Attack the model: take the rows that it finds likely for training rows.
+
+        The attacker has the model itself, which says more than synthetic rows do. A row with a
+        value that the model has no token for counts as the least likely.
+
+        Args:
+            members: Table name to rows that the model was fitted to.
+            others: Table name to rows of the same kind that it was not fitted to.
+
+        Raises:
+            NotFittedError: Nothing has been fitted yet.
+            InvalidParameterError: One of the tables has no rows.
+        """
+        self._validate_fit_before_sample()
+        scores = [self._log_likelihood(data[self._table_name]) for data in (members, others)]
+        least = min([0.0, *(one[np.isfinite(one)].min(initial=0.0) for one in scores)]) - 1.0
+        return membership_inference(*(np.maximum(one, least) for one in scores))
+
+    def _log_likelihood(self, table: pd.DataFrame) -> np.ndarray:
+        """A bound for each of at most `ATTACK_ROWS` rows, minus infinity where a value is new."""
+        rows = table.rename(columns=str)
+        if len(rows) > ATTACK_ROWS:
+            rows = rows.sample(ATTACK_ROWS, random_state=np.random.RandomState(self.seed))
+        processor = copy.deepcopy(self._data_processor)
+        processed = processor.transform(self._validate_transform_constraints(rows))
+        known = self._schema.knows(processed)
+        scores = np.full(len(known), -np.inf)
+        tokens = self._schema.encode(processed[known])
+        scores[known] = -self._model.row_nats(tokens, seed=self.seed)
+        return scores
+
+    def _privacy_of_model(
+        self, real: pd.DataFrame, test: dict[str, pd.DataFrame] | pd.DataFrame | None
+    ) -> pd.DataFrame:
+        """What the model, not its rows, gives away: the summary's last rows."""
+        nats = min(self._model.history, key=lambda r: r.validation_reconstruction).nats
+        rows = [
+            (
+                'nats through the bottleneck',
+                nats,
+                math.nan,
+                'Per held-out row. Bounds what remembered posteriors, and rows made from them, '
+                'reveal of their source row; not what the weights have memorised.',
+            )
+        ]
+        names = ('AUC', 'TPR at 1 % FPR')
+        values, note = (math.nan, math.nan), 'Not taken: it needs `test`.'
+        if test is not None:
+            unseen = test[self._table_name] if isinstance(test, dict) else test
+            tables = ({self._table_name: table} for table in (real, unseen))
+            attack = self.membership_inference(*tables)
+            values = (attack.auc, attack.tpr_at_1_percent)
+            note = 'An attacker with the model takes rows it finds likely for training rows.'
+        for name, value, ideal in zip(names, values, (0.5, 0.01), strict=True):
+            rows.append((f'membership inference by likelihood ({name})', value, ideal, note))
+        return pd.DataFrame(rows, columns=['measure', 'value', 'ideal', 'meaning'])
 
 
 class _FitProgress:

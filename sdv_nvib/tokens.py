@@ -61,6 +61,11 @@ class CategoricalColumn:
         """Size of the vocabulary."""
         return len(self.categories) + self.has_missing
 
+    def knows(self, values: pd.Series) -> np.ndarray:
+        """Whether each value has a token, `(N,)`."""
+        known = self.categories.get_indexer(pd.Index(values.astype(object), dtype=object)) >= 0
+        return np.where(values.isna(), self.has_missing, known)
+
     @property
     def positions(self) -> np.ndarray:
         """Quantile position of each token in (0, 1), NaN where tokens have no order."""
@@ -176,6 +181,12 @@ class NumericalColumn:
     def num_tokens(self) -> int:
         """Size of the vocabulary."""
         return len(self.first_cell) - 1
+
+    def knows(self, values: pd.Series) -> np.ndarray:
+        """Whether each value has a token, `(N,)`."""
+        return np.where(
+            np.isnan(_to_float(values)), self.has_missing, self.num_tokens > self.has_missing
+        )
 
     @property
     def positions(self) -> np.ndarray:
@@ -355,6 +366,10 @@ class TableSchema:
     def positions(self) -> list[np.ndarray]:
         """Quantile positions of each column's tokens, NaN where there is no order."""
         return [column.positions for column in self.columns]
+
+    def knows(self, table: pd.DataFrame) -> np.ndarray:
+        """Whether every value of each row has a token, `(N,)`."""
+        return np.all([column.knows(table[column.name]) for column in self.columns], axis=0)
 
     def encode(self, table: pd.DataFrame) -> np.ndarray:
         """Processed table to token ids, `(N, n)` int64; only the schema's columns are read."""

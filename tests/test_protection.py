@@ -138,6 +138,30 @@ def test_without_a_frequent_category_there_is_an_error_with_the_remedy():
     assert protect_categories(values, 2, 'missing', rng()).isna().all()
 
 
+# The attack on the model
+
+
+def test_an_overfitted_model_is_found_out_and_an_unseen_row_is_the_least_likely():
+    source = rng(5)
+    table = pd.DataFrame({c: source.choice(list('abcdefgh'), 120) for c in 'uvwxyz'})
+    seen, unseen = table[:60], table[60:]
+    columns = {name: {'sdtype': 'categorical'} for name in table}
+    metadata = Metadata.load_from_dict({'tables': {'t': {'columns': columns}}})
+    fitted = NVIBSynthesizer(
+        metadata, epochs=60, d_model=32, lambda_gaussian=0.0, lambda_dirichlet=0.0
+    )
+    fitted.fit({'t': seen.copy()})
+    attack = fitted.membership_inference({'t': seen}, {'t': unseen})
+    chance = fitted.membership_inference({'t': unseen[:30]}, {'t': unseen[30:]})
+    assert attack.auc > 0.6 > chance.auc
+    strange = unseen.assign(u='never seen')
+    attack = fitted.membership_inference({'t': seen}, {'t': strange})
+    assert (attack.auc, attack.tpr_at_1_percent) == (1.0, 1.0)
+    summary = fitted.evaluate({'t': seen}, test={'t': unseen}).to_dict()
+    assert summary['membership inference by likelihood (AUC)'] > 0.6
+    assert summary['nats through the bottleneck'] > 0
+
+
 # The whole way
 
 
