@@ -15,8 +15,10 @@ __all__ = [
     'ConditionError',
     'InvalidParameterError',
     'InvalidTableError',
+    'ModelFileError',
     'NVIBError',
     'NotFittedError',
+    'StorageError',
     'TrainingError',
     'UnknownValueError',
 ]
@@ -55,3 +57,11 @@ class NotFittedError(NVIBError, SamplingError, RuntimeError):
 
 class TrainingError(NVIBError, RuntimeError):
     """Training could not produce a usable model."""
+
+
+class ModelFileError(NVIBError, ValueError):
+    """A saved model or checkpoint cannot be trusted, understood or used here."""
+
+
+class StorageError(NVIBError, OSError):
+    """A file could not be written or read; what is in memory stays usable."""

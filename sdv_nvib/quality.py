@@ -43,6 +43,8 @@ FLOOR_REPEATS = 5
 DISTANCE_CHUNK = 500
 NEIGHBOUR = 5
 SDMETRICS_DCR_ROWS = 1_000
+DISTANCE_AUC = 'membership inference by distance (AUC)'
+DISTANCE_TPR = 'membership inference by distance (TPR at 1 % FPR)'
 REAL_COLOUR, SYNTHETIC_COLOUR = '#0072B2', '#E69F00'  # Okabe and Ito: safe for colour-blind eyes
 
 
@@ -677,6 +679,133 @@ def exact_copies(train: Table, rows: Table, metadata: Metadata) -> float:
     return float(np.mean([row.tobytes() in stored for row in looked_up]))
 
 
+def near_copies(
+    train: Table,
+    holdout: Table,
+    synthetic: Table,
+    metadata: Metadata,
+    *,
+    seed: int = 0,
+    max_rows: int = DISTANCE_ROWS,
+    max_references: int = REFERENCE_ROWS,
+) -> float:
+    """Return the share of synthetic rows as near to a training row as hardly any unseen row is.
+
+    Near is what the nearest 1 % of the unseen rows are, in the distance of `dcr_share`.
+
+    Args:
+        train: Real rows the synthesizer was trained on.
+        holdout: Real rows of the same kind that it has not seen.
+        synthetic: Synthetic rows.
+        metadata: Metadata with one table.
+        seed: Seed of the subsamples.
+        max_rows: Largest number of rows used of `holdout` and of `synthetic`.
+        max_references: Largest number of rows used of `train`.
+
+    Returns:
+        A share in [0, 1]; about 0.01 for rows that the synthesizer could have made without the
+        training rows. Where more than 1 % of unseen rows are exact copies, it is their share.
+
+    Raises:
+        InvalidParameterError: If tables and metadata do not fit.
+    """
+    encoded = _encode_checked(metadata, train=train, holdout=holdout, synthetic=synthetic)
+    rng = np.random.default_rng(seed)
+    sizes = (max_references, max_rows, max_rows)
+    seen, unseen, made = (
+        _subsample(table, size, rng)
+        for table, size in zip(_scaled(encoded, real=[0, 1]), sizes, strict=True)
+    )
+    near = np.quantile(_nearest(unseen, seen, encoded.categorical), 0.01)
+    return float(np.mean(_nearest(made, seen, encoded.categorical) <= near))
+
+
+@dataclass(frozen=True)
+class MembershipInference:
+    """How well an attacker tells training rows from unseen ones.
+
+    Attributes:
+        auc: Area under the ROC curve; 0.5 is chance.
+        tpr_at_1_percent: Share of training rows found at a false-positive rate of 1 %; 0.01 is
+            chance.
+        false_positive_rates: The ROC curve.
+        true_positive_rates: The ROC curve.
+    """
+
+    auc: float
+    tpr_at_1_percent: float
+    false_positive_rates: np.ndarray = field(repr=False)
+    true_positive_rates: np.ndarray = field(repr=False)
+
+
+def membership_inference(members: np.ndarray, others: np.ndarray) -> MembershipInference:
+    """Return the attack that takes the rows with the highest scores for training rows.
+
+    Args:
+        members: Scores of training rows, `(N,)`.
+        others: Scores of unseen rows of the same kind, `(M,)`.
+
+    Raises:
+        InvalidParameterError: If there are no scores of one kind.
+
+    Source:
+        Carlini et al., Membership Inference Attacks From First Principles, IEEE S&P 2022, for the
+        true-positive rate at a low false-positive rate.
+    """
+    from sklearn.metrics import auc, roc_curve
+
+    if not len(members) or not len(others):
+        raise InvalidParameterError(
+            f'membership_inference needs scores of training rows and of unseen ones, received '
+            f'{len(members)} and {len(others)}.'
+        )
+    is_member = np.repeat([1, 0], [len(members), len(others)])
+    false, true, _ = roc_curve(is_member, np.concatenate([members, others]))
+    return MembershipInference(
+        auc=float(auc(false, true)),
+        tpr_at_1_percent=float(true[false <= 0.01].max()),
+        false_positive_rates=false,
+        true_positive_rates=true,
+    )
+
+
+def distance_attack(
+    train: Table,
+    holdout: Table,
+    synthetic: Table,
+    metadata: Metadata,
+    *,
+    seed: int = 0,
+    max_rows: int = DISTANCE_ROWS,
+    max_references: int = REFERENCE_ROWS,
+) -> MembershipInference:
+    """Return the attack that takes rows near to a synthetic row for training rows.
+
+    The attacker has the synthetic rows alone.
+
+    Args:
+        train: Real rows the synthesizer was trained on.
+        holdout: Real rows of the same kind that it has not seen.
+        synthetic: Synthetic rows.
+        metadata: Metadata with one table.
+        seed: Seed of the subsamples.
+        max_rows: Largest number of rows used of `train` and of `holdout`.
+        max_references: Largest number of synthetic rows used.
+
+    Raises:
+        InvalidParameterError: If tables and metadata do not fit.
+    """
+    encoded = _encode_checked(metadata, train=train, holdout=holdout, synthetic=synthetic)
+    rng = np.random.default_rng(seed)
+    sizes = (max_rows, max_rows, max_references)
+    seen, unseen, made = (
+        _subsample(table, size, rng)
+        for table, size in zip(_scaled(encoded, real=[0, 1]), sizes, strict=True)
+    )
+    scores = [-_nearest(rows, made, encoded.categorical) for rows in (seen, unseen)]
+    return membership_inference(*scores)
+
+
 # ------------------------------------------------------------------------- the report
 
 
@@ -906,10 +1035,22 @@ def _add_privacy(
         0 if test is None else same,
         'Share of synthetic rows equal to a training row in every modelled column.',
     )
+    measured = ('exact copies among test rows', 'near copies', DISTANCE_AUC, DISTANCE_TPR)
     if test is None:
-        out.skip('exact copies among test rows', reason)
-    else:
-        out.add('exact copies among test rows', same, math.nan, 'The same share of unseen rows.')
+        for measure in measured:
+            out.skip(measure, reason)
+        return
+    out.add(measured[0], same, math.nan, 'The same share of unseen rows.')
+    out.add(
+        measured[1],
+        lambda: near_copies(real, test, synthetic, metadata, seed=seed),
+        0.01,
+        'Synthetic rows as near to a training row as the nearest 1 % of unseen rows are.',
+    )
+    attack = distance_attack(real, test, synthetic, metadata, seed=seed)
+    note = 'of an attacker who takes rows near to synthetic ones for training rows.'
+    out.add(DISTANCE_AUC, attack.auc, 0.5, f'ROC AUC {note}')
+    out.add(DISTANCE_TPR, attack.tpr_at_1_percent, 0.01, f'True positives at 1 % false ones {note}')
 
 
 def evaluate_quality(

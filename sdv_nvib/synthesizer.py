@@ -5,10 +5,13 @@ makes tokens, the trainer a model; sampling goes the same way back.
 """
 
 import copy
+import datetime
+import math
 import os
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -23,16 +26,38 @@ from sdv.sampling import DataFrameCondition
 from sdv.single_table.base import BaseSingleTableSynthesizer
 from tqdm.auto import tqdm
 
+from sdv_nvib._version import __version__
 from sdv_nvib.conditions import assign_draws, meets, with_given_values
 from sdv_nvib.errors import (
     ConditionError,
     InvalidParameterError,
     InvalidTableError,
+    ModelFileError,
     NotFittedError,
     UnknownValueError,
 )
 from sdv_nvib.model import ModelConfig, Steering, TabularNVIB
-from sdv_nvib.quality import QualityEvaluation, evaluate_quality
+from sdv_nvib.persistence import (
+    Checkpoint,
+    decode_value,
+    encode_value,
+    fingerprint,
+    read_folder,
+    reading,
+    restore_model,
+    restore_schema,
+    store_model,
+    store_schema,
+    write_folder,
+)
+from sdv_nvib.processor import restore_processor, seed_generators, store_processor
+from sdv_nvib.protection import protect_categories, protect_numbers
+from sdv_nvib.quality import (
+    MembershipInference,
+    QualityEvaluation,
+    evaluate_quality,
+    membership_inference,
+)
 from sdv_nvib.sampling import FittedModel, remember_posteriors
 from sdv_nvib.tokens import KnownRows, TableSchema
 from sdv_nvib.training import EpochRecord, Trainer, TrainingConfig, choose_device
@@ -43,7 +68,9 @@ GENERATIONS = ('any-order', 'single-pass')
 IMPUTATIONS = ('sample', 'mean')
 MEAN_DRAWS = 25
 MAX_SEED = 2**32 - 1
+ATTACK_ROWS = 4000
 LATENT_SOURCES = ('prior', 'posteriors')
+REPLACEMENTS = ('frequent', 'missing')
 LOSS_COLUMNS = {
     'epoch': 'Epoch',
     'loss': 'Loss',
@@ -118,6 +145,14 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
         latent_source: Where single-pass generation takes F from: 'prior', or 'posteriors', the
             remembered mixtures of up to 2,048 training rows (which reveal those rows, as far as
             the bottleneck lets them).
+        rare_category_threshold: Categories that fewer rows have are replaced before anything is
+            learned: no model, file or sampled row holds them. 1, the default, keeps all.
+        rare_category_replacement: What replaces them: 'frequent', one of the other categories as
+            often as rows have them, or 'missing'.
+        numerical_threshold: Numbers and dates that fewer rows share are replaced by values made
+            from means of at least so many rows, the extremes by the mean of the rows next to
+            them, before anything is learned. 1, the default, keeps all, and the model keeps
+            training values inside its bins.
         seed: Seed of the fit.
         verbose: Show a progress line while fitting.
         enable_gpu: Use CUDA or MPS where there is one.
@@ -137,6 +172,7 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
 
     _steering: Steering | None = None  # of the call under way
 
+    _checkpoint: Checkpoint | None = None
     _model_sdtype_transformers: ClassVar = {'categorical': None, 'boolean': None, 'ordinal': None}
 
     def __init__(
@@ -161,6 +197,9 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
         delta: float = 1.0,
         generation: str = 'any-order',
         latent_source: str = 'prior',
+        rare_category_threshold: int = 1,
+        rare_category_replacement: str = 'frequent',
+        numerical_threshold: int = 1,
         seed: int = 0,
         verbose: bool = False,
         enable_gpu: bool = True,
@@ -183,6 +222,9 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
         self.delta = delta
         self.generation = generation
         self.latent_source = latent_source
+        self.rare_category_threshold = rare_category_threshold
+        self.rare_category_replacement = rare_category_replacement
+        self.numerical_threshold = numerical_threshold
         self.seed = seed
         self.verbose = verbose
         self.enable_gpu = enable_gpu
@@ -205,6 +247,8 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
             'num_decoder_layers',
             'dim_feedforward',
             'kappa',
+            'rare_category_threshold',
+            'numerical_threshold',
         ):
             self._require_integer(name, 1, 'a number')
         self._require_integer('seed', 0, f'a number up to {MAX_SEED}')
@@ -224,7 +268,11 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
                 f'nhead must divide d_model, received nhead={self.nhead} and '
                 f'd_model={self.d_model}. Choose another pair, for example 4 and 64.'
             )
-        for name, allowed in (('generation', GENERATIONS), ('latent_source', LATENT_SOURCES)):
+        for name, allowed in (
+            ('generation', GENERATIONS),
+            ('latent_source', LATENT_SOURCES),
+            ('rare_category_replacement', REPLACEMENTS),
+        ):
             if getattr(self, name) not in allowed:
                 raise InvalidParameterError(
                     f'{name} must be one of {allowed}, received {getattr(self, name)!r}.'
@@ -307,9 +355,33 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
         return super()._validate(table_data)
 
     def _preprocess_helper(self, table_data: pd.DataFrame) -> pd.DataFrame:
-        """Remember the order of the columns: SDV would return them in the metadata's."""
+        """Protect the values; remember the order of the columns: SDV returns the metadata's."""
         self._column_order = list(table_data.columns)
-        return super()._preprocess_helper(table_data)
+        return super()._preprocess_helper(self._protect(table_data))
+
+    def _protect(self, table: pd.DataFrame) -> pd.DataFrame:
+        """Replace what too few rows have, before constraints, transformers and model see it."""
+        if self.rare_category_threshold == self.numerical_threshold == 1:
+            return table
+        described = self._original_metadata.tables[self._table_name]
+        keys = described._get_primary_and_alternate_keys() | described._get_set_of_sequence_keys()
+        protected = {}
+        for place, name in enumerate(table.columns):
+            column, values = described.columns[name], table[name]
+            sdtype = column['sdtype']
+            # An id that is no key and has no format is modelled as a category.
+            is_category = sdtype in ('categorical', 'boolean', 'ordinal') or (
+                sdtype == 'id' and not column.get('regex_format')
+            )
+            if name not in keys and is_category and self.rare_category_threshold > 1:
+                rng = np.random.default_rng([self.seed, place])
+                values = protect_categories(
+                    values, self.rare_category_threshold, self.rare_category_replacement, rng
+                )
+            elif name not in keys and sdtype in ('numerical', 'datetime'):
+                values = protect_numbers(values, self.numerical_threshold, column)
+            protected[name] = values
+        return pd.DataFrame(protected, index=table.index)
 
     def _preprocess(self, table_data: pd.DataFrame) -> pd.DataFrame:
         if not len(table_data):
@@ -318,6 +390,7 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
                 'table with rows.'
             )
         processed = super()._preprocess(table_data)
+        seed_generators(self._data_processor, self.seed)
         self._require_columns(processed)
         return processed
 
@@ -355,22 +428,70 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
             and not pd.api.types.is_bool_dtype(processed[column])
         )
 
-    def _ordinal_values(self) -> dict[Hashable, Sequence]:
+    def _ordinal_values(self, processed: pd.DataFrame) -> dict[Hashable, Sequence]:
+        """Ascending values of ordinal columns; those that were too rare have no token."""
         columns = self._get_table_metadata().columns
+        keeps_all = self.rare_category_threshold == 1
         return {
-            name: column['range_values']
+            name: [
+                value
+                for value in column['range_values']
+                if keeps_all or (processed[name] == value).any()
+            ]
             for name, column in columns.items()
             if column['sdtype'] == 'ordinal' and column.get('range_values')
         }
 
     # Fitting
 
+    def fit(self, data: dict[str, pd.DataFrame], checkpoint: str | Path | None = None) -> None:
+        """Fit the synthesizer to a table.
+
+        Args:
+            data: Table name to table.
+            checkpoint: Folder for the state of the training after each epoch. A fit that was
+                killed goes on from there when it is called again with the same data and
+                arguments, and on a CPU ends with the same weights as one that was not. A
+                checkpoint of a whole fit gives that fit again: remove it to train anew.
+
+        Raises:
+            InvalidTableError: The table cannot be modelled.
+            TrainingError: The loss was no number in the first epoch.
+            ModelFileError: The checkpoint is damaged, or of other data or arguments.
+            StorageError: The folder cannot be written to; or could not any more during the fit,
+                and then the synthesizer is fitted all the same.
+        """
+        # Opened before anything else: a folder that cannot be used costs no fitted model.
+        opened = None if checkpoint is None else Checkpoint(Path(checkpoint))
+        self._checkpoint = opened
+        try:
+            super().fit(data)
+        finally:
+            self._checkpoint = None
+        if opened is not None and opened.failure is not None:
+            raise opened.failure
+
+    def _identity(self, schema: TableSchema, tokens: torch.Tensor) -> str:
+        """What decides the weights that a fit ends with."""
+        columns, arrays = store_schema(schema)
+        parameters = self.get_parameters()
+        for name in ('verbose', 'enable_gpu'):
+            del parameters[name]
+        versions = {'sdv-nvib': __version__, 'torch': torch.__version__}
+        return fingerprint([parameters, columns, versions], {**arrays, 'tokens': tokens})
+
     def _fit(self, processed_table: pd.DataFrame) -> None:
         """Learn the schema, train the network, keep it with its best weights."""
         schema = TableSchema.fit(
-            processed_table, self._numerical_columns(processed_table), self._ordinal_values()
+            processed_table,
+            self._numerical_columns(processed_table),
+            self._ordinal_values(processed_table),
         )
         tokens = torch.from_numpy(schema.encode(processed_table))
+        checkpoint = self._checkpoint
+        resume = None
+        if checkpoint is not None:
+            resume = checkpoint.load(self._identity(schema, tokens))
         # Initialisation and dropout know no generator of their own: the global state is borrowed
         # with our seed and given back as it was.
         with torch.random.fork_rng():
@@ -378,8 +499,14 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
             network = TabularNVIB(schema.positions, self._model_config())
             network.to(choose_device(self.enable_gpu))
             trainer = Trainer(network, self._training_config())
-            with self._progress() as on_epoch:
-                trainer.fit(tokens, on_epoch)
+            with self._progress() as show:
+
+                def on_epoch(record: EpochRecord, share: float) -> None:
+                    show(record, share)
+                    if checkpoint is not None:
+                        checkpoint.save(trainer.state())
+
+                trainer.fit(tokens, on_epoch, resume)
         remembers = self.generation == 'single-pass' and self.latent_source == 'posteriors'
         posteriors = remember_posteriors(network, trainer.train_rows) if remembers else None
         self._schema = schema
@@ -430,6 +557,96 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
         return figure.update_layout(
             title=title, yaxis_title='Nats per row', legend_title_text='', template='plotly_white'
         )
+
+    # Saving
+
+    def save_model(self, folder: str | Path) -> None:
+        """Save the fitted synthesizer as JSON and safetensors, without a pickle.
+
+        The folder appears as a whole or not at all. Sampling after `load_model` starts over, as
+        after `reset_sampling`.
+
+        Args:
+            folder: A new or empty folder.
+
+        Raises:
+            NotFittedError: Nothing has been fitted yet.
+            ModelFileError: There are constraints, or values or transformers of classes that no
+                file can hold safely; `save` pickles them.
+            StorageError: Something is in the folder, or it cannot be written.
+        """
+        self._validate_fit_before_sample()
+        if self._chained_constraints or self._reject_sampling_constraints:
+            raise ModelFileError(
+                f"save_model cannot hold constraints, table '{self._table_name}' has "
+                f'{len(self._get_all_constraints_list())}. Use `save`, which pickles.'
+            )
+        columns, arrays = store_schema(self._schema)
+        model, weights = store_model(self._model)
+        parameters = {name: encode_value(v) for name, v in self.get_parameters().items()}
+        documents = {
+            'metadata.json': self._original_metadata.to_dict(),
+            'parameters.json': parameters,
+            'transformers.json': store_processor(self._data_processor),
+            'model.json': {
+                'fitted_date': self._fitted_date,
+                'sdv_version': self._fitted_sdv_version,
+                'column_order': self._column_order,
+                'original_columns': encode_value(self._original_columns.to_list()),
+                'schema': columns,
+                **model,
+            },
+        }
+        write_folder(Path(folder), documents, {**arrays, **weights})
+
+    @classmethod
+    def load_model(cls, folder: str | Path) -> 'NVIBSynthesizer':
+        """Load what `save_model` saved; no code of the files is run.
+
+        Args:
+            folder: The folder.
+
+        Returns:
+            The fitted synthesizer; its first rows are those of the saved one after
+            `reset_sampling`.
+
+        Raises:
+            ModelFileError: The files are damaged, of another format, or contradict themselves.
+            StorageError: The files cannot be read.
+        """
+        with reading(Path(folder)):
+            documents, tensors = read_folder(Path(folder))
+            parameters = {k: decode_value(v) for k, v in documents['parameters.json'].items()}
+            metadata = Metadata.load_from_dict(documents['metadata.json'])
+            metadata._reset_updated_flag()
+            synthesizer = cls(metadata, **parameters)
+            restore_processor(synthesizer._data_processor, documents['transformers.json'])
+            stored = documents['model.json']
+            datetime.date.fromisoformat(stored['fitted_date'])
+            synthesizer._schema = restore_schema(stored['schema'], tensors)
+            synthesizer._model = restore_model(
+                stored,
+                tensors,
+                synthesizer._schema,
+                synthesizer._model_config(),
+                synthesizer.enable_gpu,
+            )
+            synthesizer._check_restored(stored)
+            synthesizer.sample(num_rows=1)  # parts that contradict each other show here
+            synthesizer.reset_sampling()
+        return synthesizer
+
+    def _check_restored(self, stored: dict[str, Any]) -> None:
+        """Take the last attributes of a loaded synthesizer, and compare its parts."""
+        columns = set(self._get_table_metadata().columns)
+        modelled = self._data_processor._hyper_transformer._output_columns
+        if set(stored['column_order']) != columns or set(self._schema.names) != set(modelled):
+            raise ModelFileError('The columns of metadata, transformers and model must agree.')
+        self._column_order = list(stored['column_order'])
+        self._original_columns = pd.Index(decode_value(stored['original_columns']))
+        self._fitted_date = stored['fitted_date']
+        self._fitted_sdv_version = str(stored['sdv_version'])
+        self._fitted = True
 
     # Sampling
 
@@ -1065,7 +1282,7 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
         self._validate_fit_before_sample()
         real = real_data[self._table_name] if isinstance(real_data, dict) else real_data
         synthetic = self.sample(num_rows=len(real) if num_rows is None else num_rows)
-        return evaluate_quality(
+        evaluation = evaluate_quality(
             real,
             synthetic[self._table_name],
             Metadata.load_from_dict(self._original_metadata.to_dict()),
@@ -1074,6 +1291,68 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
             seed=self.seed,
             verbose=verbose,
         )
+        summary = pd.concat([evaluation.summary, self._privacy_of_model(real, test)])
+        return replace(evaluation, summary=summary.reset_index(drop=True))
+
+    def membership_inference(
+        self, members: dict[str, pd.DataFrame], others: dict[str, pd.DataFrame]
+    ) -> MembershipInference:
+        """Attack the model: take the rows that it finds likely for training rows.
+
+        The attacker has the model itself, which says more than synthetic rows do. A row with a
+        value that the model has no token for counts as the least likely.
+
+        Args:
+            members: Table name to rows that the model was fitted to.
+            others: Table name to rows of the same kind that it was not fitted to.
+
+        Raises:
+            NotFittedError: Nothing has been fitted yet.
+            InvalidParameterError: One of the tables has no rows.
+        """
+        self._validate_fit_before_sample()
+        scores = [self._log_likelihood(data[self._table_name]) for data in (members, others)]
+        least = min([0.0, *(one[np.isfinite(one)].min(initial=0.0) for one in scores)]) - 1.0
+        return membership_inference(*(np.maximum(one, least) for one in scores))
+
+    def _log_likelihood(self, table: pd.DataFrame) -> np.ndarray:
+        """A bound for each of at most `ATTACK_ROWS` rows, minus infinity where a value is new."""
+        rows = table.rename(columns=str)
+        if len(rows) > ATTACK_ROWS:
+            rows = rows.sample(ATTACK_ROWS, random_state=np.random.RandomState(self.seed))
+        processor = copy.deepcopy(self._data_processor)
+        processed = processor.transform(self._validate_transform_constraints(rows))
+        known = self._schema.knows(processed)
+        scores = np.full(len(known), -np.inf)
+        tokens = self._schema.encode(processed[known])
+        scores[known] = self._model.log_likelihood(tokens, num_orders=4).sum(1)
+        return scores
+
+    def _privacy_of_model(
+        self, real: pd.DataFrame, test: dict[str, pd.DataFrame] | pd.DataFrame | None
+    ) -> pd.DataFrame:
+        """What the model, not its rows, gives away: the summary's last rows."""
+        nats = min(self._model.history, key=lambda r: r.validation_reconstruction).nats
+        rows = [
+            (
+                'nats through the bottleneck',
+                nats,
+                math.nan,
+                'Per held-out row. Bounds what remembered posteriors, and rows made from them, '
+                'reveal of their source row; not what the weights have memorised.',
+            )
+        ]
+        names = ('AUC', 'TPR at 1 % FPR')
+        values, note = (math.nan, math.nan), 'Not taken: it needs `test`.'
+        if test is not None:
+            unseen = test[self._table_name] if isinstance(test, dict) else test
+            tables = ({self._table_name: table} for table in (real, unseen))
+            attack = self.membership_inference(*tables)
+            values = (attack.auc, attack.tpr_at_1_percent)
+            note = 'An attacker with the model takes rows it finds likely for training rows.'
+        for name, value, ideal in zip(names, values, (0.5, 0.01), strict=True):
+            rows.append((f'membership inference by likelihood ({name})', value, ideal, note))
+        return pd.DataFrame(rows, columns=['measure', 'value', 'ideal', 'meaning'])
 
 
 class _FitProgress:

@@ -16,7 +16,7 @@ import pandas as pd
 
 from sdv_nvib.errors import InvalidTableError, UnknownValueError
 
-__all__ = ['CategoricalColumn', 'KnownRows', 'NumericalColumn', 'TableSchema']
+__all__ = ['CategoricalColumn', 'KnownRows', 'NumericalColumn', 'TableSchema', 'grid']
 
 MAX_BINS = 256
 VALUES_PER_BIN = 8  # at least, so that a small table is not memorised value by value
@@ -61,6 +61,11 @@ class CategoricalColumn:
     def num_tokens(self) -> int:
         """Size of the vocabulary."""
         return len(self.categories) + self.has_missing
+
+    def knows(self, values: pd.Series) -> np.ndarray:
+        """Whether each value has a token, `(N,)`."""
+        known = self.categories.get_indexer(pd.Index(values.astype(object), dtype=object)) >= 0
+        return np.where(values.isna(), self.has_missing, known)
 
     @property
     def positions(self) -> np.ndarray:
@@ -155,7 +160,7 @@ class NumericalColumn:
         order = np.argsort([np.median(group) for group in groups], kind='stable')
         token_of = np.argsort(order)
         is_bin = ~np.array(kinds, bool)
-        step, decimals = _grid(unique)
+        step, decimals = grid(unique)
         cells = [
             _cells(groups[i], unique[is_point], step / 2) if is_bin[i] else (groups[i], groups[i])
             for i in order
@@ -183,6 +188,12 @@ class NumericalColumn:
     def num_tokens(self) -> int:
         """Size of the vocabulary."""
         return len(self.first_cell) - 1
+
+    def knows(self, values: pd.Series) -> np.ndarray:
+        """Whether each value has a token, `(N,)`."""
+        return np.where(
+            np.isnan(_to_float(values)), self.has_missing, self.num_tokens > self.has_missing
+        )
 
     @property
     def positions(self) -> np.ndarray:
@@ -279,7 +290,7 @@ def _cells(numbers: np.ndarray, points: np.ndarray, margin: float) -> tuple[np.n
     return np.where(repeated, numbers, low), np.where(repeated, numbers, high)
 
 
-def _grid(unique: np.ndarray) -> tuple[float, int]:
+def grid(unique: np.ndarray) -> tuple[float, int]:
     """Spacing and decimal places of the coarsest decimal grid of all values; 0 if there is none."""
     if len(unique) < 2:
         return 0.0, 0
@@ -383,6 +394,10 @@ class TableSchema:
     def positions(self) -> list[np.ndarray]:
         """Quantile positions of each column's tokens, NaN where there is no order."""
         return [column.positions for column in self.columns]
+
+    def knows(self, table: pd.DataFrame) -> np.ndarray:
+        """Whether every value of each row has a token, `(N,)`."""
+        return np.all([column.knows(table[column.name]) for column in self.columns], axis=0)
 
     def encode(self, table: pd.DataFrame) -> np.ndarray:
         """Processed table to token ids, `(N, n)` int64; only the schema's columns are read."""

@@ -7,8 +7,9 @@ import copy
 import math
 import time
 import warnings
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -17,7 +18,14 @@ from torch.optim.swa_utils import AveragedModel
 from sdv_nvib.errors import TrainingError
 from sdv_nvib.model import ModelOutput, TabularNVIB
 
-__all__ = ['EpochRecord', 'Trainer', 'TrainingConfig', 'autocast_dtype', 'choose_device']
+__all__ = [
+    'EpochRecord',
+    'Trainer',
+    'TrainerState',
+    'TrainingConfig',
+    'autocast_dtype',
+    'choose_device',
+]
 
 VALIDATION_SHARE = 0.1
 MAX_VALIDATION_ROWS = 4096
@@ -126,6 +134,19 @@ class Schedule:
         return min(1.0, step / self.annealing)
 
 
+@dataclass(frozen=True)
+class TrainerState:
+    """Everything that decides how training goes on after an epoch.
+
+    Attributes:
+        tensors: Weights, best weights, the optimiser's moments, states of the generators.
+        numbers: The rest, as JSON can hold it.
+    """
+
+    tensors: dict[str, Tensor]
+    numbers: dict[str, Any]
+
+
 @dataclass
 class Trainer:
     """Fits a model to token ids and leaves it with its best weights.
@@ -147,7 +168,10 @@ class Trainer:
     stop_reason: str = ''
 
     def fit(
-        self, tokens: Tensor, on_epoch: Callable[[EpochRecord, float], None] | None = None
+        self,
+        tokens: Tensor,
+        on_epoch: Callable[[EpochRecord, float], None] | None = None,
+        resume: TrainerState | None = None,
     ) -> None:
         """Train until the held-out loss stops improving or the budget is spent.
 
@@ -158,11 +182,15 @@ class Trainer:
             tokens: Token ids of all rows, `(N, n)` int64, on any device.
             on_epoch: Called after each epoch with its record and the expected share of the whole
                 fit that is done.
+            resume: Where to go on: the `state` of a trainer of the same data and settings. On a
+                CPU the weights become those of a training that was never interrupted.
 
         Raises:
             TrainingError: The loss was no number before any epoch had ended.
         """
         self._prepare(tokens)
+        if resume is not None:
+            self._resume(resume)
         try:
             while not self.stop_reason:
                 record = self._run_epoch()
@@ -209,6 +237,74 @@ class Trainer:
         self.best: EpochRecord | None = None
         self.best_weights: dict[str, Tensor] = {}
         self.started = time.monotonic()
+
+    @property
+    def averaged(self) -> TabularNVIB:
+        """The network with the averaged weights."""
+        return cast(TabularNVIB, self.average.module)
+
+    def state(self) -> TrainerState:
+        """What `fit` needs to go on from here, after a whole epoch: a copy, on the CPU."""
+        moments = self.optimizer.state_dict()['state']
+        groups: dict[str, dict[str, Tensor]] = {
+            'model': dict(self.model.named_parameters()),
+            'average': dict(self.averaged.named_parameters()),
+            'best': self.best_weights,
+            'optimizer': {
+                f'{i}.{k}': v for i, values in moments.items() for k, v in values.items()
+            },
+            'random': {
+                'rows': self.generator.get_state(),
+                'noise': self.noise.get_state(),
+                'dropout': torch.random.get_rng_state(),
+            },
+        }
+        tensors = {
+            f'{group}.{name}': tensor.detach().to('cpu', copy=True)
+            for group, members in groups.items()
+            for name, tensor in members.items()
+        }
+        numbers = {
+            'step': self.step,
+            'num_averaged': int(self.average.n_averaged),
+            'best': None if self.best is None else asdict(self.best),
+            'history': [asdict(record) for record in self.history],
+            'stop_reason': self.stop_reason,
+            'schedule': vars(self.schedule),
+            'seconds': time.monotonic() - self.started,
+        }
+        return TrainerState(tensors, numbers)
+
+    def _resume(self, state: TrainerState) -> None:
+        groups: dict[str, dict[str, Tensor]] = {
+            group: {} for group in ('model', 'average', 'best', 'optimizer', 'random')
+        }
+        for name, tensor in state.tensors.items():
+            group, member = name.split('.', 1)
+            groups[group][member] = tensor
+        with torch.no_grad():
+            for group, model in (('model', self.model), ('average', self.averaged)):
+                for name, parameter in model.named_parameters():
+                    parameter.copy_(groups[group][name])
+        self.best_weights = {
+            name: tensor.to(self.model.device) for name, tensor in groups['best'].items()
+        }
+        moments: dict[int, dict[str, Tensor]] = {}
+        for name, tensor in groups['optimizer'].items():
+            place, moment = name.split('.')
+            moments.setdefault(int(place), {})[moment] = tensor
+        settings = self.optimizer.state_dict()['param_groups']
+        self.optimizer.load_state_dict({'state': moments, 'param_groups': settings})
+        self.generator.set_state(groups['random']['rows'])
+        self.noise.set_state(groups['random']['noise'])
+        torch.random.set_rng_state(groups['random']['dropout'])
+        numbers = state.numbers
+        self.step, self.stop_reason = numbers['step'], numbers['stop_reason']
+        self.average.n_averaged.fill_(numbers['num_averaged'])
+        self.best = None if numbers['best'] is None else EpochRecord(**numbers['best'])
+        self.history = [EpochRecord(**record) for record in numbers['history']]
+        vars(self.schedule).update(numbers['schedule'])
+        self.started = time.monotonic() - numbers['seconds']
 
     def _batches(self) -> Iterator[Tensor]:
         permutation = torch.randperm(len(self.train_rows), generator=self.generator)
@@ -278,7 +374,7 @@ class Trainer:
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
         """Held-out loss of the averaged weights, with the same noise and orders every time."""
-        model = self.average.module.eval()
+        model = self.averaged.eval()
         noise = torch.Generator(self.model.device).manual_seed(self.config.seed + 2)
         rows = self.validation_rows
         # Few rows are scored under several column orders, so that noise does not choose.
@@ -301,7 +397,7 @@ class Trainer:
         best = math.inf if self.best is None else self.best.validation_reconstruction
         if record.validation_reconstruction < best:
             self.best = record
-            self.best_weights = copy.deepcopy(self.average.module.state_dict())
+            self.best_weights = copy.deepcopy(self.averaged.state_dict())
         # While the KL weights rise the task itself changes: waiting starts after that.
         annealing_epochs = self.schedule.annealing // self.steps_per_epoch
         if self.step >= self.schedule.end:
@@ -330,7 +426,7 @@ class Trainer:
         self.model.eval()
         if self.best is None:
             return
-        for model in (self.model, self.average.module):
+        for model in (self.model, self.averaged):
             model.load_state_dict(self.best_weights)
         if self.best.nats < COLLAPSED_NATS and self.model.num_columns > 1:
             warnings.warn(
@@ -341,9 +437,13 @@ class Trainer:
             )
 
 
-def _average(averaged: list[Tensor], current: list[Tensor], num_averaged: Tensor | int) -> None:
+def _average(
+    averaged: Sequence[Tensor], current: Sequence[Tensor], num_averaged: Tensor | int
+) -> None:
     """Move the running averages towards the current weights."""
-    torch._foreach_lerp_(averaged, current, 1 / (AVERAGED_SHARE * float(num_averaged) + 1))
+    torch._foreach_lerp_(
+        list(averaged), list(current), 1 / (AVERAGED_SHARE * float(num_averaged) + 1)
+    )
 
 
 def _auto_batch_size(num_rows: int) -> int:

@@ -340,3 +340,37 @@ def test_plot_is_a_picture_of_all_columns(demo, tmp_path):
     assert few.stat().st_size < path.stat().st_size
     with pytest.raises(InvalidParameterError, match='student_id'):
         quality.save_plot(real, synthetic, metadata, path, columns=['student_id'])
+
+
+# Membership inference and near copies
+
+
+def test_copies_are_near_and_strangers_are_not(halves):
+    first, second = halves
+    assert quality.near_copies(first, second, first, MIXED) == 1.0
+    strangers = quality.near_copies(first, second, make_mixed(1500, 3), MIXED)
+    assert strangers == pytest.approx(0.01, abs=0.01)
+    nudged = first.assign(x=first['x'] + 1e-6)
+    assert quality.exact_copies(first, nudged, MIXED) == 0.0
+    assert quality.near_copies(first, second, nudged, MIXED) == 1.0
+
+
+def test_an_attack_by_distance_finds_copies_and_nothing_else(halves):
+    first, second = halves
+    copied = quality.distance_attack(first, second, first, MIXED)
+    assert copied.auc > 0.99
+    assert copied.tpr_at_1_percent > 0.95
+    fair = quality.distance_attack(first, second, make_mixed(1500, 3), MIXED)
+    assert fair.auc == pytest.approx(0.5, abs=0.03)
+    assert fair.tpr_at_1_percent < 0.03
+
+
+def test_scores_of_an_attack_have_known_answers():
+    attack = quality.membership_inference(np.array([3.0, 2.0]), np.array([1.0, 0.0]))
+    assert (attack.auc, attack.tpr_at_1_percent) == (1.0, 1.0)
+    attack = quality.membership_inference(np.array([3.0, 1.0]), np.array([2.0, 0.0]))
+    assert (attack.auc, attack.tpr_at_1_percent) == (0.75, 0.5)
+    attack = quality.membership_inference(np.zeros(5), np.zeros(5))
+    assert (attack.auc, attack.tpr_at_1_percent) == (0.5, 0.0)
+    with pytest.raises(InvalidParameterError, match='received 0 and 1'):
+        quality.membership_inference(np.empty(0), np.ones(1))

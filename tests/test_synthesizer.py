@@ -112,6 +112,9 @@ def test_every_argument_is_stored_under_its_own_name():
         'delta': 0.0,
         'generation': 'single-pass',
         'latent_source': 'posteriors',
+        'rare_category_threshold': 3,
+        'rare_category_replacement': 'missing',
+        'numerical_threshold': 4,
         'seed': 5,
         'verbose': True,
         'enable_gpu': False,
@@ -133,6 +136,8 @@ OUT_OF_RANGE = [
             'num_decoder_layers',
             'dim_feedforward',
             'kappa',
+            'rare_category_threshold',
+            'numerical_threshold',
         )
         for value in (0, 2.5, None, True)
     ],
@@ -145,6 +150,7 @@ OUT_OF_RANGE = [
     *[('delta', value) for value in (-0.5, 1.5, None)],
     *[('generation', value) for value in ('any order', None, 1)],
     *[('latent_source', value) for value in ('both', None)],
+    *[('rare_category_replacement', value) for value in ('other', None)],
     *[
         (name, value)
         for name in ('verbose', 'enable_gpu', 'enforce_min_max_values', 'enforce_rounding')

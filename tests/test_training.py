@@ -229,7 +229,7 @@ def test_kept_weights_average_the_last_steps(make_trainer):
         current = trainer.model.state_dict()[name].clone()
         share = 1 / (AVERAGED_SHARE * count + 1)
         expected = current if expected is None else expected + share * (current - expected)
-    assert_close(trainer.average.module.state_dict()[name], expected)
+    assert_close(trainer.averaged.state_dict()[name], expected)
     assert not torch.allclose(expected, current)
 
 

@@ -1,0 +1,261 @@
+"""SDV's data processor as JSON and back.
+
+Between persistence and the synthesizer in the flow; with the synthesizer the only module that
+touches SDV's and RDT's private state. Transformers are made again by their constructors, from an
+allow-list of classes, and then get what they had learned, from an allow-list of attributes with
+their types.
+"""
+
+import datetime
+import hashlib
+import inspect
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from faker.config import PROVIDERS
+from rdt.transformers import (
+    AnonymizedFaker,
+    FloatFormatter,
+    NullTransformer,
+    RegexGenerator,
+    UnixTimestampEncoder,
+)
+from sdv.data_processing.data_processor import DataProcessor
+from sdv.data_processing.datetime_formatter import DatetimeFormatter
+from sdv.data_processing.numerical_formatter import NumericalFormatter
+
+from sdv_nvib.errors import ModelFileError
+from sdv_nvib.persistence import decode_value, encode_value
+
+__all__ = ['restore_processor', 'seed_generators', 'store_processor']
+
+NUMBER = (int, float, np.integer, np.floating)
+COUNT = (int, np.integer)
+DTYPE = (np.dtype, pd.api.extensions.ExtensionDtype)
+OPTIONAL_NUMBER = (type(None), *NUMBER)
+NULLS: dict[str, tuple[type, ...]] = {
+    'nulls': (type(None), bool, np.bool_),
+    '_missing_value_generation': (type(None), str),
+    '_missing_value_replacement': (type(None), str, *NUMBER),
+    '_null_percentage': OPTIONAL_NUMBER,
+    '_min_value': OPTIONAL_NUMBER,
+    '_max_value': OPTIONAL_NUMBER,
+}
+RANGE: dict[str, tuple[type, ...]] = {'_min_value': OPTIONAL_NUMBER, '_max_value': OPTIONAL_NUMBER}
+CARDINALITY: dict[str, tuple[type, ...]] = {
+    '_data_cardinality': (type(None), *COUNT),
+    '_data_cardinality_scale': (type(None), dict),
+}
+LEARNED: dict[type, dict[str, tuple[type, ...]]] = {
+    FloatFormatter: {'_dtype': DTYPE, '_rounding_digits': (type(None), *COUNT), **RANGE},
+    UnixTimestampEncoder: {
+        '_dtype': DTYPE,
+        '_has_multiple_timezones': (bool, np.bool_),
+        '_timezone_offset': (type(None), datetime.tzinfo),
+        **RANGE,
+    },
+    RegexGenerator: {'data_length': COUNT, **CARDINALITY},
+    AnonymizedFaker: {
+        'data_length': COUNT,
+        **CARDINALITY,
+        '_nan_frequency': NUMBER,
+        '_faker_random_seed': COUNT,
+    },
+}
+CLASSES = {cls.__name__: cls for cls in LEARNED}
+FORMATTERS: dict[str, tuple[type, dict[str, tuple[type, ...]]]] = {
+    'numerical': (
+        NumericalFormatter,
+        {'_dtype': DTYPE, '_rounding_digits': (type(None), *COUNT), **RANGE},
+    ),
+    'datetime': (DatetimeFormatter, {'_dtype': DTYPE, 'datetime_format': (type(None), str)}),
+}
+MAX_SEED = 2**32 - 2
+
+
+def seed_generators(processor: DataProcessor, seed: int) -> None:
+    """Seed the transformers of a fitted processor by our seed and their columns' names.
+
+    RDT takes a hash of the column's first five values for a seed: whoever has the model could
+    confirm a guess of them, and a row could be told by the seed alone.
+    """
+    for name, transformer in processor._hyper_transformer.field_transformers.items():
+        if transformer is None:
+            continue
+        digest = hashlib.sha256(f'{seed} {name}'.encode('utf-8', 'surrogatepass')).digest()
+        transformer.random_seed = int.from_bytes(digest[:8], 'big') % MAX_SEED
+        if isinstance(transformer, AnonymizedFaker):
+            transformer._faker_random_seed = transformer.random_seed
+    processor.reset_sampling()
+
+
+def store_processor(processor: DataProcessor) -> dict[str, Any]:
+    """What a fitted data processor has learned, as JSON.
+
+    Raises:
+        ModelFileError: A transformer is of a class that no file can hold safely.
+    """
+    hyper = processor._hyper_transformer
+    if processor.grouped_columns_to_transformers:
+        raise ModelFileError(
+            'save_model cannot hold transformers of several columns, received those of '
+            f'{list(processor.grouped_columns_to_transformers)}. Use `save`, which pickles.'
+        )
+    return {
+        'sdtypes': hyper.field_sdtypes,
+        'input_columns': hyper._input_columns,
+        'output_columns': hyper._output_columns,
+        'dtypes': [[name, encode_value(dtype)] for name, dtype in processor._dtypes.items()],
+        'formatters': [
+            [name, _attributes(formatter, FORMATTERS[_formatter_kind(formatter)][1])]
+            for name, formatter in processor.formatters.items()
+        ],
+        'transformers': [
+            [name, None if transformer is None else _store_transformer(name, transformer)]
+            for name, transformer in hyper.field_transformers.items()
+        ],
+    }
+
+
+def restore_processor(processor: DataProcessor, stored: dict[str, Any]) -> None:
+    """Bring a new data processor to the state that `store_processor` was given.
+
+    Sampling starts over, as after `reset_sampling`.
+
+    Raises:
+        ModelFileError: A class, an attribute or a type is not allowed.
+    """
+    names = list(processor.metadata.columns)
+    transformers = {
+        name: None if one is None else _restore_transformer(name, one)
+        for name, one in stored['transformers']
+    }
+    dtypes = {name: decode_value(dtype) for name, dtype in stored['dtypes']}
+    for part in (transformers, dtypes, stored['input_columns']):
+        if set(part) != set(names):
+            raise ModelFileError(f'Transformers must be those of the columns {names[:20]}.')
+    if not all(isinstance(dtype, DTYPE) for dtype in dtypes.values()):
+        raise ModelFileError('Every column must have a dtype.')
+    hyper = processor._hyper_transformer
+    hyper.set_config({'sdtypes': stored['sdtypes'], 'transformers': transformers})
+    hyper._input_columns = list(stored['input_columns'])
+    hyper._transformers_sequence = [
+        transformers[name] for name in hyper._input_columns if transformers[name] is not None
+    ]
+    hyper._output_columns = list(stored['output_columns'])
+    hyper._fitted_fields = set(names)
+    hyper._fitted, hyper._modified_config = True, False
+    processor._dtypes = pd.Series(dtypes, dtype=object)
+    processor.formatters = {
+        name: _restore_formatter(processor, name, attributes)
+        for name, attributes in stored['formatters']
+    }
+    processor._prepared_for_fitting = processor.fitted = True
+    processor.reset_sampling()
+
+
+def _formatter_kind(formatter: NumericalFormatter | DatetimeFormatter) -> str:
+    return 'numerical' if isinstance(formatter, NumericalFormatter) else 'datetime'
+
+
+def _restore_formatter(
+    processor: DataProcessor, name: str, attributes: dict[str, Any]
+) -> NumericalFormatter | DatetimeFormatter:
+    column = processor.metadata.columns[name]
+    formatter: NumericalFormatter | DatetimeFormatter
+    if column['sdtype'] == 'numerical':
+        formatter = NumericalFormatter(
+            enforce_rounding=processor._enforce_rounding,
+            enforce_min_max_values=processor._enforce_min_max_values,
+            decimal_places=column.get('decimal_places'),
+        )
+    else:
+        formatter = DatetimeFormatter(datetime_format=column.get('datetime_format'))
+    _set_attributes(formatter, attributes, FORMATTERS[_formatter_kind(formatter)][1])
+    return formatter
+
+
+def _store_transformer(name: str, transformer: Any) -> dict[str, Any]:
+    cls = type(transformer)
+    if cls not in LEARNED:
+        raise ModelFileError(
+            f"save_model can hold transformers of the classes {sorted(CLASSES)}, column '{name}' "
+            f'has a {cls.__name__}. Use `save`, which pickles, or fit with the default transformer.'
+        )
+    parameters = inspect.signature(cls).parameters
+    stored = {
+        'class': cls.__name__,
+        'parameters': {key: encode_value(getattr(transformer, key)) for key in parameters},
+        'learned': _attributes(transformer, LEARNED[cls]),
+        'random_seed': int(transformer.random_seed),
+        'column_prefix': transformer.column_prefix,
+        'has_null_column': 'is_null' in transformer.output_properties,
+    }
+    if getattr(transformer, 'null_transformer', None) is not None:
+        stored['nulls'] = _attributes(transformer.null_transformer, NULLS)
+    return stored
+
+
+def _restore_transformer(name: str, stored: dict[str, Any]) -> Any:
+    if stored['class'] not in CLASSES:
+        raise ModelFileError(
+            f'A transformer must be one of {sorted(CLASSES)}, received '
+            f'{str(stored["class"])[:80]!r}.'
+        )
+    cls = CLASSES[stored['class']]
+    parameters = {key: decode_value(value) for key, value in stored['parameters'].items()}
+    if cls is AnonymizedFaker:
+        _check_faker(parameters)
+    transformer = cls(**parameters)
+    transformer.columns = [name]
+    transformer.column_prefix = str(stored['column_prefix'])
+    if stored['has_null_column']:
+        transformer.output_properties['is_null'] = {'sdtype': 'float', 'next_transformer': None}
+    transformer.output_columns = transformer.get_output_columns()
+    transformer.random_seed = _seed(stored['random_seed'])
+    _set_attributes(transformer, stored['learned'], LEARNED[cls])
+    if 'nulls' in stored:
+        transformer.null_transformer = NullTransformer()
+        _set_attributes(transformer.null_transformer, stored['nulls'], NULLS)
+    return transformer
+
+
+def _check_faker(parameters: dict[str, Any]) -> None:
+    """Only a public function of a provider that Faker ships, with plain arguments."""
+    provider, function = parameters['provider_name'], parameters['function_name']
+    known = {path.removeprefix('faker.providers.') for path in PROVIDERS} | {'BaseProvider'}
+    base = str(provider).split('.')[0]
+    if base not in known or not str(function).isidentifier() or str(function).startswith('_'):
+        raise ModelFileError(
+            f'Personal data must come from a function of Faker, received {str(provider)[:80]!r} '
+            f'and {str(function)[:80]!r}.'
+        )
+
+
+def _seed(value: Any) -> int:
+    if not isinstance(value, int) or not 0 <= value <= MAX_SEED:
+        raise ModelFileError(f'A seed must be in [0, {MAX_SEED}], received {str(value)[:40]}.')
+    return value
+
+
+def _attributes(owner: Any, allowed: dict[str, tuple[type, ...]]) -> dict[str, Any]:
+    return {key: encode_value(getattr(owner, key, None)) for key in allowed}
+
+
+def _set_attributes(
+    owner: Any, stored: dict[str, Any], allowed: dict[str, tuple[type, ...]]
+) -> None:
+    if set(stored) != set(allowed):
+        raise ModelFileError(
+            f'{type(owner).__name__} must have the attributes {sorted(allowed)}, received '
+            f'{[str(key)[:40] for key in stored][:20]}.'
+        )
+    for key, types in allowed.items():
+        value = decode_value(stored[key])
+        if not isinstance(value, types):
+            raise ModelFileError(
+                f'{key} of {type(owner).__name__} must be of another type, received '
+                f'{str(value)[:80]!r}.'
+            )
+        setattr(owner, key, value)

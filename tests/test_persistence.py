@@ -1,0 +1,510 @@
+"""Saved models: the same rows again, nothing executed, and an error for every damaged file."""
+
+import datetime
+import decimal
+import hashlib
+import itertools
+import json
+import math
+import shutil
+import subprocess
+import sys
+import warnings
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from rdt.transformers import LabelEncoder
+from safetensors.torch import load_file, save_file
+from sdv.cag import Range
+from sdv.metadata import Metadata
+
+from sdv_nvib import ModelFileError, NotFittedError, NVIBSynthesizer, StorageError
+from sdv_nvib.persistence import MANIFEST, TENSORS, decode_value, encode_value
+
+pytestmark = [
+    pytest.mark.filterwarnings('ignore:We strongly recommend saving the metadata'),
+    pytest.mark.filterwarnings("ignore:No 'datetime_format' is present"),
+    pytest.mark.filterwarnings('ignore:Only .* nats per row pass'),
+]
+TINY = {
+    'epochs': 1,
+    'd_model': 8,
+    'nhead': 2,
+    'num_decoder_layers': 1,
+    'dim_feedforward': 8,
+    'enable_gpu': False,
+}
+
+
+def make_table(rows=120, seed=0):
+    rng = np.random.default_rng(seed)
+    days = pd.Timestamp('2001-01-01') + pd.to_timedelta(rng.integers(0, 5000, rows), unit='D')
+    gaps = rng.random(rows) < 0.15
+    return pd.DataFrame(
+        {
+            'key': [f'ID-{i:05d}' for i in range(rows)],
+            'other key': np.arange(rows),
+            'size': rng.normal(0, 100, rows).round(3),
+            'count': pd.Series(rng.integers(0, 9, rows)).mask(gaps).astype('Int64'),
+            'kind': pd.Series(rng.choice(['x', 'y', 'ü\u2028'], rows)).mask(gaps),
+            'shelf': pd.Series(rng.choice(['x', 'y'], rows)).astype('category'),
+            'grade': rng.choice(['low', 'high'], rows),
+            'paid': rng.random(rows) < 0.5,
+            'maybe': pd.Series(rng.random(rows) < 0.5).mask(gaps).astype('boolean'),
+            'code': rng.integers(0, 3, rows),
+            'day': days,
+            'zoned': [f'{day:%Y-%m-%d %H:%M}+0200' for day in days],
+            'text date': pd.Series(days).dt.strftime('%d.%m.%Y').mask(gaps),
+            'shop': rng.choice(['s1', 's2'], rows),
+            'email': [f'user{i}@example.com' for i in range(rows)],
+        }
+    )
+
+
+COLUMNS = {
+    'key': {'sdtype': 'id', 'regex_format': r'ID-\d{5}'},
+    'other key': {'sdtype': 'id'},
+    'size': {'sdtype': 'numerical'},
+    'count': {'sdtype': 'numerical'},
+    'kind': {'sdtype': 'categorical'},
+    'shelf': {'sdtype': 'categorical'},
+    'grade': {'sdtype': 'ordinal', 'range_values': ['low', 'mid', 'high']},
+    'paid': {'sdtype': 'boolean'},
+    'maybe': {'sdtype': 'boolean'},
+    'code': {'sdtype': 'categorical'},
+    'day': {'sdtype': 'datetime'},
+    'zoned': {'sdtype': 'datetime', 'datetime_format': '%Y-%m-%d %H:%M%z'},
+    'text date': {'sdtype': 'datetime', 'datetime_format': '%d.%m.%Y'},
+    'shop': {'sdtype': 'id'},
+    'email': {'sdtype': 'email', 'pii': True},
+}
+
+
+def make_metadata(columns=COLUMNS, **keys):
+    return Metadata.load_from_dict({'tables': {'t': {'columns': columns, **keys}}})
+
+
+def fit(table=None, columns=COLUMNS, keys=None, **changes):
+    keys = {'primary_key': 'key', 'alternate_keys': ['other key']} if keys is None else keys
+    synthesizer = NVIBSynthesizer(make_metadata(columns, **keys), **{**TINY, **changes})
+    synthesizer.fit({'t': make_table() if table is None else table})
+    return synthesizer
+
+
+@pytest.fixture(scope='module')
+def fitted():
+    return fit()
+
+
+@pytest.fixture(scope='module')
+def saved(fitted, tmp_path_factory):
+    folder = tmp_path_factory.mktemp('models') / 'model'
+    fitted.save_model(folder)
+    return folder
+
+
+@pytest.fixture
+def copy(saved, tmp_path):
+    """A copy of the saved model, to be damaged."""
+    return shutil.copytree(saved, tmp_path / 'copy')
+
+
+def checksum_again(folder):
+    """Make the manifest agree with the files: what someone who means harm would do."""
+    manifest = json.loads((folder / MANIFEST).read_text())
+    manifest.pop('checksum', None)
+    for name in manifest['files']:
+        data = (folder / name).read_bytes()
+        manifest['files'][name] = {'sha256': hashlib.sha256(data).hexdigest(), 'bytes': len(data)}
+    plain = json.dumps(manifest, sort_keys=True).encode()
+    manifest['checksum'] = hashlib.sha256(plain).hexdigest()
+    (folder / MANIFEST).write_text(json.dumps(manifest))
+
+
+def first_rows(synthesizer, rows=50):
+    synthesizer.reset_sampling()
+    return synthesizer.sample(rows)['t']
+
+
+# The same model again
+
+
+def test_a_loaded_model_gives_the_same_rows(fitted, saved):
+    loaded = NVIBSynthesizer.load_model(saved)
+    expected = first_rows(fitted)
+    pd.testing.assert_frame_equal(loaded.sample(50)['t'], expected)
+    assert loaded.get_parameters() == fitted.get_parameters()
+    assert loaded.get_metadata().to_dict() == fitted.get_metadata().to_dict()
+    pd.testing.assert_frame_equal(loaded.get_loss_values(), fitted.get_loss_values())
+    info, known = loaded.get_info(), fitted.get_info()
+    assert info['last_fit_date'] == known['last_fit_date']
+    real = {'t': make_table()}
+    pd.testing.assert_frame_equal(loaded.reconstruct(real)['t'], fitted.reconstruct(real)['t'])
+
+
+def test_a_loaded_model_can_be_saved_again_byte_for_byte(saved, tmp_path):
+    NVIBSynthesizer.load_model(saved).save_model(tmp_path / 'again')
+    for file in saved.iterdir():
+        assert (tmp_path / 'again' / file.name).read_bytes() == file.read_bytes(), file.name
+
+
+def test_a_fresh_interpreter_gives_the_same_rows(fitted, saved, tmp_path):
+    script = (
+        'import sys; from sdv_nvib import NVIBSynthesizer; '
+        'rows = NVIBSynthesizer.load_model(sys.argv[1]).sample(50)["t"]; '
+        'rows.to_csv(sys.argv[2], index=False)'
+    )
+    command = [sys.executable, '-W', 'ignore', '-c', script, str(saved), str(tmp_path / 'rows')]
+    subprocess.run(command, check=True)
+    assert (tmp_path / 'rows').read_text() == first_rows(fitted).to_csv(index=False)
+
+
+def test_remembered_posteriors_and_integer_columns_come_back(tmp_path):
+    table = make_table()[['size', 'kind']].set_axis([1, 0], axis=1)
+    columns = {'0': COLUMNS['kind'], '1': COLUMNS['size']}
+    synthesizer = fit(table, columns, {}, generation='single-pass', latent_source='posteriors')
+    synthesizer.save_model(tmp_path / 'model')
+    loaded = NVIBSynthesizer.load_model(tmp_path / 'model')
+    pd.testing.assert_frame_equal(loaded.sample(40)['t'], first_rows(synthesizer, 40))
+
+
+@pytest.mark.parametrize(
+    'value',
+    [
+        None,
+        True,
+        3,
+        2**70,
+        0.1,
+        -0.0,
+        math.inf,
+        'text \ud800 \x00',
+        [1, ['a']],
+        (1, 'a'),
+        {'a': 1, 2: None},
+        np.int8(3),
+        np.float32(0.1),
+        np.bool_(True),
+        np.float64(math.inf),
+        pd.NaT,
+        pd.NA,
+        pd.Timestamp('2001-02-03 04:05:06.000000007'),
+        pd.Timestamp('1500-01-01').as_unit('s'),
+        pd.Timestamp('2001-02-03', tz='Europe/Zurich'),
+        datetime.date(1, 2, 3),
+        datetime.datetime(2001, 2, 3, 4, 5),
+        datetime.timezone(datetime.timedelta(hours=2)),
+        decimal.Decimal('1.10'),
+        np.dtype('float32'),
+        pd.Int64Dtype(),
+        pd.StringDtype(),
+        pd.DatetimeTZDtype(tz='UTC'),
+        pd.CategoricalDtype(['b', 'a'], ordered=True),
+        pd.CategoricalDtype([3, 1]),
+    ],
+    ids=repr,
+)
+def test_values_come_back_with_their_types(value):
+    back = decode_value(json.loads(json.dumps(encode_value(value), allow_nan=False)))
+    assert type(back) is type(value)
+    assert back is value or back == value
+    assert repr(back) == repr(value)
+
+
+def test_a_value_of_another_type_is_refused_with_the_remedy():
+    with pytest.raises(ModelFileError, match=r'received .*object.*`save`, which pickles'):
+        encode_value(object())
+
+
+# What cannot be saved
+
+
+def test_constraints_and_other_transformers_are_refused_with_the_remedy(tmp_path):
+    numbers = {name: {'sdtype': 'numerical'} for name in 'abc'}
+    table = pd.DataFrame({'a': np.arange(60), 'b': np.arange(60) + 2, 'c': np.arange(60) + 5})
+    constrained = NVIBSynthesizer(make_metadata(numbers), **TINY)
+    constrained.add_constraints([Range('a', 'b', 'c')])
+    constrained.fit({'t': table})
+    with pytest.raises(ModelFileError, match=r"constraints, table 't' has 1. Use `save`"):
+        constrained.save_model(tmp_path / 'model')
+    replaced = NVIBSynthesizer(make_metadata({'g': {'sdtype': 'categorical'}}), **TINY)
+    labels = pd.DataFrame({'g': list('abc') * 20})
+    replaced.auto_assign_transformers({'t': labels})
+    with pytest.warns(UserWarning, match='might impact the quality'):
+        replaced.update_transformers({'g': LabelEncoder()})
+    replaced.fit({'t': labels})
+    with pytest.raises(ModelFileError, match=r"column 'g' has a LabelEncoder\. Use `save`"):
+        replaced.save_model(tmp_path / 'model')
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_unfitted_model_is_not_saved(tmp_path):
+    with pytest.raises(NotFittedError):
+        NVIBSynthesizer(make_metadata()).save_model(tmp_path / 'model')
+
+
+def test_a_folder_with_something_in_it_is_left_alone(fitted, saved):
+    before = {file.name: file.read_bytes() for file in saved.iterdir()}
+    with pytest.raises(StorageError, match='new or empty folder'):
+        fitted.save_model(saved)
+    assert {file.name: file.read_bytes() for file in saved.iterdir()} == before
+
+
+def test_a_file_in_the_way_is_an_error_and_the_model_stays_usable(fitted, tmp_path):
+    (tmp_path / 'file').write_text('')
+    with pytest.raises(StorageError, match='The model in memory is as it was'):
+        fitted.save_model(tmp_path / 'file' / 'model')
+    assert len(fitted.sample(5)['t']) == 5
+
+
+def test_a_full_disk_is_an_error_that_leaves_nothing_behind(fitted, tmp_path, monkeypatch):
+    def full(tensors, path):
+        raise OSError(28, 'No space left on device')
+
+    monkeypatch.setattr('sdv_nvib.persistence.save_file', full)
+    with pytest.raises(StorageError, match='No space left'):
+        fitted.save_model(tmp_path / 'model')
+    assert not list(tmp_path.iterdir())
+    assert len(fitted.sample(5)['t']) == 5
+
+
+# Damage
+
+
+def test_no_folder_and_an_empty_one_are_errors(tmp_path):
+    for folder in (tmp_path, tmp_path / 'none'):
+        with pytest.raises(StorageError, match='Give the folder that save_model wrote'):
+            NVIBSynthesizer.load_model(folder)
+
+
+def test_every_truncation_and_bit_flip_is_an_error(copy):
+    rng = np.random.default_rng(0)
+    for file in sorted(copy.iterdir()):
+        original = file.read_bytes()
+        for length in [0, 1, *rng.integers(0, len(original), 6)]:
+            file.write_bytes(original[:length])
+            with pytest.raises(ModelFileError):
+                NVIBSynthesizer.load_model(copy)
+        for place in rng.integers(0, len(original), 12):
+            flipped = bytearray(original)
+            flipped[place] ^= 1 << rng.integers(8)
+            if file.name == MANIFEST and chr(original[place]).isspace() and place:
+                continue  # one kind of space in place of another changes nothing
+            file.write_bytes(bytes(flipped))
+            with pytest.raises(ModelFileError):
+                NVIBSynthesizer.load_model(copy)
+        file.write_bytes(original)
+    NVIBSynthesizer.load_model(copy)
+
+
+def test_flips_under_a_right_checksum_load_or_are_errors(copy):
+    rng = np.random.default_rng(1)
+    outcomes = set()
+    for file in sorted(copy.glob('*.*')):
+        if file.name == MANIFEST:
+            continue
+        original = file.read_bytes()
+        for place in rng.integers(0, min(len(original), 6000), 15):
+            flipped = bytearray(original)
+            flipped[place] ^= 1 << rng.integers(8)
+            file.write_bytes(bytes(flipped))
+            checksum_again(copy)
+            try:
+                loaded = NVIBSynthesizer.load_model(copy)
+                outcomes.add('loaded')
+            except ModelFileError:
+                outcomes.add('refused')
+            else:
+                assert len(loaded.sample(20)['t']) == 20
+        file.write_bytes(original)
+    assert outcomes == {'loaded', 'refused'}
+
+
+def test_swapped_files_are_errors(copy):
+    names = sorted(file.name for file in copy.iterdir() if file.name != MANIFEST)
+    for one, other in itertools.pairwise(names):
+        for again in (False, True):
+            first, second = (copy / one).read_bytes(), (copy / other).read_bytes()
+            (copy / one).write_bytes(second)
+            (copy / other).write_bytes(first)
+            if again:
+                checksum_again(copy)
+            with pytest.raises(ModelFileError):
+                NVIBSynthesizer.load_model(copy)
+            (copy / one).write_bytes(first)
+            (copy / other).write_bytes(second)
+            checksum_again(copy)
+
+
+def test_another_format_and_another_major_version_say_what_to_do(copy):
+    manifest = json.loads((copy / MANIFEST).read_text())
+    for change, message in (
+        ({'format': 'zip'}, 'must say'),
+        ({'format_version': 2}, 'Load it with the version of sdv-nvib that wrote it'),
+        ({'versions': {**manifest['versions'], 'rdt': '1.9.0'}}, r'Install rdt==1\.9\.0'),
+    ):
+        (copy / MANIFEST).write_text(json.dumps({**manifest, **change}))
+        checksum_again(copy)
+        with pytest.raises(ModelFileError, match=message):
+            NVIBSynthesizer.load_model(copy)
+    changed = {**manifest, 'versions': {**manifest['versions'], 'torch': '2.5.0'}}
+    (copy / MANIFEST).write_text(json.dumps(changed))
+    checksum_again(copy)
+    with pytest.warns(UserWarning, match=r'torch==2\.5\.0 .*install those versions'):
+        NVIBSynthesizer.load_model(copy)
+
+
+def edit(folder, name, change):
+    document = json.loads((folder / name).read_text())
+    change(document)
+    (folder / name).write_text(json.dumps(document))
+    checksum_again(folder)
+
+
+def transformer(document, column):
+    return dict(document['transformers'])[column]
+
+
+HOSTILE = {
+    'class outside the list': lambda d: transformer(d, 'size').update({'class': 'Popen'}),
+    'attribute outside the list': lambda d: transformer(d, 'size')['learned'].update(
+        {'_reverse_transform': 1}
+    ),
+    'attribute of a wrong type': lambda d: transformer(d, 'size')['learned'].update(
+        {'_min_value': 'x'}
+    ),
+    'private function': lambda d: transformer(d, 'email')['parameters'].update(
+        {'function_name': '__reduce__'}
+    ),
+    'foreign provider': lambda d: transformer(d, 'email')['parameters'].update(
+        {'provider_name': 'os.path'}
+    ),
+    'unknown argument': lambda d: transformer(d, 'size')['parameters'].update({'evil': 1}),
+    'seed out of range': lambda d: transformer(d, 'key').update({'random_seed': 2**40}),
+    'column left out': lambda d: d['transformers'].pop(),
+    'unknown type': lambda d: d['dtypes'].__setitem__(
+        0, ['key', {'type': 'module', 'value': 'os'}]
+    ),
+}
+
+
+@pytest.mark.parametrize('kind', HOSTILE)
+def test_hostile_transformers_are_refused(kind, copy):
+    edit(copy, 'transformers.json', HOSTILE[kind])
+    with pytest.raises(ModelFileError):
+        NVIBSynthesizer.load_model(copy)
+
+
+@pytest.mark.parametrize(
+    ('name', 'value'),
+    [
+        ('d_model', 2**40),
+        ('dim_feedforward', 2**40),
+        ('num_encoder_layers', 10**9),
+        ('num_decoder_layers', 10**9),
+        ('nhead', 10**9),
+        ('seed', -1),
+        ('generation', ['any-order']),
+        ('locales', 'xx_YY'),
+        ('no_such_parameter', 1),
+    ],
+)
+def test_hostile_parameters_are_refused_before_memory_is_taken(name, value, copy):
+    edit(copy, 'parameters.json', lambda d: d.update({name: value}))
+    if name == 'locales':
+        edit(
+            copy,
+            'transformers.json',
+            lambda d: transformer(d, 'email')['parameters'].update({'locales': ['xx_YY']}),
+        )
+    with pytest.raises(ModelFileError):
+        NVIBSynthesizer.load_model(copy)
+
+
+@pytest.mark.parametrize(
+    'text', ['[' * 100_000, '{"a":' * 100_000, '[]', 'null', '1' * 10_000, '{"a": NaN}', '']
+)
+@pytest.mark.parametrize('name', ['model.json', 'parameters.json', MANIFEST])
+def test_hostile_json_is_refused(name, text, copy):
+    (copy / name).write_text(text)
+    if name != MANIFEST:
+        checksum_again(copy)
+    with pytest.raises(ModelFileError):
+        NVIBSynthesizer.load_model(copy)
+
+
+def test_a_deep_value_is_refused(copy):
+    deep = [[] for _ in range(500)]
+    for outer, inner in itertools.pairwise(deep):
+        outer.append(inner)
+    edit(copy, 'parameters.json', lambda d: d.update({'locales': deep[0]}))
+    with pytest.raises(ModelFileError, match='nested'):
+        NVIBSynthesizer.load_model(copy)
+
+
+def test_a_path_out_of_the_folder_is_refused(copy, tmp_path):
+    (tmp_path / 'secret.json').write_text('{}')
+    manifest = json.loads((copy / MANIFEST).read_text())
+    manifest['files']['../secret.json'] = manifest['files']['model.json']
+    (copy / MANIFEST).write_text(json.dumps(manifest))
+    checksum_again(copy)
+    with pytest.raises(ModelFileError, match='plain file names'):
+        NVIBSynthesizer.load_model(copy)
+
+
+TENSOR_DAMAGE = {
+    'larger': lambda t: torch.cat([t, t]),
+    'empty': lambda t: t[:0],
+    'another type': lambda t: t.to(torch.float16 if t.is_floating_point() else torch.int32),
+    'no numbers': lambda t: torch.full_like(t, math.nan) if t.is_floating_point() else t - 2**40,
+    'without an axis': lambda t: t.flatten()[0],
+}
+
+
+@pytest.mark.parametrize('kind', TENSOR_DAMAGE)
+def test_tensors_that_do_not_fit_are_refused(kind, copy):
+    tensors = load_file(copy / TENSORS)
+    place = list(make_table().columns.drop(['key', 'other key', 'email'])).index('size')
+    names = [name for name in tensors if name.startswith(f'schema.{place}.')]
+    names += ['network.column_query', 'network.output_bias', 'network.encoder.0.qkv.weight']
+    for name in names:
+        if not tensors[name].numel():
+            continue
+        save_file({**tensors, name: TENSOR_DAMAGE[kind](tensors[name])}, copy / TENSORS)
+        checksum_again(copy)
+        with pytest.raises(ModelFileError):
+            NVIBSynthesizer.load_model(copy)
+    for name in names:
+        save_file({k: v for k, v in tensors.items() if k != name}, copy / TENSORS)
+        checksum_again(copy)
+        with pytest.raises(ModelFileError):
+            NVIBSynthesizer.load_model(copy)
+
+
+def test_a_header_that_claims_too_much_is_refused(copy):
+    header = {'x': {'dtype': 'F32', 'shape': [2**40], 'data_offsets': [0, 2**42]}}
+    text = json.dumps(header).encode()
+    (copy / TENSORS).write_bytes(len(text).to_bytes(8, 'little') + text)
+    checksum_again(copy)
+    with pytest.raises(ModelFileError):
+        NVIBSynthesizer.load_model(copy)
+
+
+def test_a_pickle_is_not_opened(copy):
+    import pickle
+
+    class Evil:
+        def __reduce__(self):
+            return (warnings.warn, ('executed',))
+
+    for name in (TENSORS, 'model.json'):
+        kept = (copy / name).read_bytes()
+        (copy / name).write_bytes(pickle.dumps(Evil()))
+        checksum_again(copy)
+        with warnings.catch_warnings():
+            warnings.simplefilter('error')
+            with pytest.raises(ModelFileError):
+                NVIBSynthesizer.load_model(copy)
+        (copy / name).write_bytes(kept)
