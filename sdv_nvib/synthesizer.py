@@ -343,7 +343,7 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
         self._update_default_transformers()
 
     def _validate(self, table_data: pd.DataFrame) -> list:
-        """Refuse infinite values before anything is fitted."""
+        """Refuse numbers that cannot come back, before anything is fitted."""
         for column in table_data.select_dtypes('number'):
             values = table_data[column].to_numpy(dtype=np.float64, na_value=np.nan)
             if np.isinf(values).any():
@@ -352,7 +352,44 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
                     f'received {int(np.isinf(values).sum())} infinite value(s). Replace them with '
                     'a number or a missing value.'
                 )
+            dtype = table_data[column].dtype
+            if pd.api.types.is_integer_dtype(dtype) and not isinstance(dtype, np.dtype):
+                if (np.nan_to_num(np.abs(values)) >= 2.0**62).any():  # RDT cannot cast them back
+                    raise InvalidTableError(
+                        f"Table '{self._table_name}', column '{column}': whole numbers that may be "
+                        f'missing must be below 2**62, received {np.nanmax(np.abs(values)):.3g}. '
+                        'Convert the column to float64.'
+                    )
         return super()._validate(table_data)
+
+    def preprocess(self, data: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
+        """Transform a table to what the model is fitted to.
+
+        Args:
+            data: Table name to table.
+
+        Returns:
+            Table name to processed table.
+
+        Raises:
+            InvalidTableError: The table cannot be modelled.
+        """
+        tables = [table for table in data.values() if isinstance(table, pd.DataFrame)]
+        names = [table.columns for table in tables]
+        for table in tables:
+            repeated = table.columns.map(str)[table.columns.map(str).duplicated()]
+            if len(repeated):
+                raise InvalidTableError(
+                    f"Table '{self._table_name}' must have distinct column names, also as text, "
+                    f'received {sorted(set(repeated))} twice. Rename columns.'
+                )
+        try:
+            return super().preprocess(data)
+        except Exception:
+            # SDV gives integer names back only where nothing was wrong.
+            for table, columns in zip(tables, names, strict=True):
+                table.columns = columns
+            raise
 
     def _preprocess_helper(self, table_data: pd.DataFrame) -> pd.DataFrame:
         """Protect the values; remember the order of the columns: SDV returns the metadata's."""
@@ -464,10 +501,13 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
         # Opened before anything else: a folder that cannot be used costs no fitted model.
         opened = None if checkpoint is None else Checkpoint(Path(checkpoint))
         self._checkpoint = opened
+        names = {name: table.columns for name, table in data.items()}
         try:
             super().fit(data)
         finally:
             self._checkpoint = None
+            for name, columns in names.items():  # SDV gives integer names back after success only
+                data[name].columns = columns
         if opened is not None and opened.failure is not None:
             raise opened.failure
 

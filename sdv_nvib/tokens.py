@@ -51,7 +51,8 @@ class CategoricalColumn:
             values: The column.
             order: Every possible value in ascending order, for ordinal columns.
         """
-        present = pd.Index(values.dropna().astype(object).unique(), dtype=object)
+        # Not `unique`, which takes text that differs after a NUL character for the same.
+        present = pd.Index(list(dict.fromkeys(values.dropna().astype(object))), dtype=object)
         if order is not None:
             known = pd.Index(list(order), dtype=object)
             present = known.append(present.difference(known, sort=False))
