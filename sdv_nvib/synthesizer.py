@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -33,6 +34,7 @@ from sdv_nvib.errors import (
 )
 from sdv_nvib.model import ModelConfig, Steering, TabularNVIB
 from sdv_nvib.quality import QualityEvaluation, evaluate_quality
+from sdv_nvib.report import write_report
 from sdv_nvib.sampling import FittedModel, remember_posteriors
 from sdv_nvib.tokens import KnownRows, TableSchema
 from sdv_nvib.training import EpochRecord, Trainer, TrainingConfig, choose_device
@@ -1072,6 +1074,48 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
             test=test,
             target=target,
             seed=self.seed,
+            verbose=verbose,
+        )
+
+    def write_report(
+        self,
+        path: str | Path,
+        real_data: dict[str, pd.DataFrame] | pd.DataFrame,
+        num_rows: int | None = None,
+        *,
+        test: dict[str, pd.DataFrame] | pd.DataFrame | None = None,
+        target: str | None = None,
+        verbose: bool = False,
+    ) -> Path:
+        """Sample rows and write one HTML page about them, for readers who do not program.
+
+        Args:
+            path: File to write, replaced if it is there.
+            real_data: The real table, usually the one fitted on.
+            num_rows: Rows to sample; as many as the real table has when `None`.
+            test: Real rows that were not fitted on; without them the page cannot judge privacy.
+            target: Column to predict, for utility.
+            verbose: Show a progress line.
+
+        Returns:
+            The path written.
+
+        Raises:
+            NotFittedError: Nothing has been fitted yet.
+        """
+        self._validate_fit_before_sample()
+        real = real_data[self._table_name] if isinstance(real_data, dict) else real_data
+        synthetic = self.sample(num_rows=len(real) if num_rows is None else num_rows)
+        return write_report(
+            path,
+            real,
+            synthetic[self._table_name],
+            Metadata.load_from_dict(self._original_metadata.to_dict()),
+            test=test,
+            target=target,
+            seed=self.seed,
+            history=self.get_loss_values(),
+            parameters=self.get_parameters(),
             verbose=verbose,
         )
 
