@@ -305,6 +305,16 @@ def _rows(rows: Table, argument: str, table: str) -> pd.DataFrame:
     return rows[table] if isinstance(rows, dict) else rows
 
 
+def _metadata_text(metadata: Metadata) -> str:
+    """Return the metadata as JSON, without the ranges: these are values of rows."""
+    described = metadata.to_dict()
+    for table in described['tables'].values():
+        for column in table['columns'].values():
+            for key in [key for key in column if key.startswith('range_')]:
+                del column[key]
+    return json.dumps(described, indent=2, default=str)
+
+
 def _versions() -> dict[str, str]:
     """Return what made the page, with versions."""
     versions = {'sdv-nvib': __version__, 'Python': platform.python_version()}
@@ -387,7 +397,7 @@ def write_report(
             },
             parameters=parameters or {},
             versions=_versions(),
-            metadata=json.dumps(metadata.to_dict(), indent=2, default=str),
+            metadata=_metadata_text(metadata),
             sdmetrics=_sdmetrics_figures(scored.synthetic, table, len(columns) > 1),
         )
         path = Path(path)

@@ -17,7 +17,7 @@ HOSTILE = '</script><b>gap'  # a column's name must not become a part of the pag
 SECTIONS = ('verdict', 'scores', 'columns', 'pairs', 'missing', 'training', 'made')
 COLUMNS = {
     'key': {'sdtype': 'id'},
-    'x': {'sdtype': 'numerical'},
+    'x': {'sdtype': 'numerical', 'range_min': -87.654, 'range_max': 87.654},
     'when': {'sdtype': 'datetime'},
     'kind': {'sdtype': 'categorical'},
     HOSTILE: {'sdtype': 'numerical'},
@@ -97,6 +97,7 @@ def test_no_value_of_a_row_is_in_the_page(page):
     real = make_table(120, 1)
     assert not [x for x in real['x'] if f'{x:.6f}' in own]
     assert str(real['when'].min())[:10] not in own
+    assert '87.654' not in own  # the metadata name the ends of the range
 
 
 def test_without_test_rows_privacy_is_not_judged(tmp_path):
