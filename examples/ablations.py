@@ -1,6 +1,6 @@
 """What the bottleneck does: ways to read F while generating, F cut off, and single-pass generation.
 
-    python examples/ablations.py --data DATA --dataset adult --seeds 0 1 --output docs/ablations.md
+    python examples/ablations.py --data DATA --dataset adult --output docs/pages/ablations.md
 
 DATA is laid out as for benchmark.py. One any-order fit per seed serves all ways of reading F and
 the cut; single-pass generation has a fit of its own.

@@ -7,26 +7,10 @@ The table has numbers, categories, booleans, dates, missing values and a primary
 
 import sys
 
-import pandas as pd
-from sdmetrics.demos import load_single_table_demo
-from sdv.metadata import Metadata
 from sdv.single_table import NVIBSynthesizer
 
 from sdv_nvib import save_plot
-
-TABLE = 'student_placements'
-
-
-def load_demo() -> tuple[pd.DataFrame, Metadata]:
-    """The table and its metadata, in SDV 2's form."""
-    tables, _, old_metadata = load_single_table_demo()
-    columns = {
-        name: {key: value for key, value in column.items() if key != 'computer_representation'}
-        for name, column in old_metadata['tables'][TABLE]['columns'].items()
-    }
-    columns['student_id'] = {'sdtype': 'id'}
-    table = {'columns': columns, 'primary_key': 'student_id'}
-    return tables[TABLE], Metadata.load_from_dict({'tables': {TABLE: table}})
+from sdv_nvib.demo import TABLE, load_demo
 
 
 def main() -> None:

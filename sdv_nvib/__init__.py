@@ -19,6 +19,7 @@ from sdv_nvib.errors import (
     UnknownValueError,
 )
 from sdv_nvib.quality import QualityEvaluation, evaluate_quality, save_plot
+from sdv_nvib.report import write_report
 from sdv_nvib.synthesizer import NVIBSynthesizer, RowEncoding
 
 from sdv_nvib._version import __version__
@@ -39,4 +40,5 @@ __all__ = [
     '__version__',
     'evaluate_quality',
     'save_plot',
+    'write_report',
 ]

@@ -17,6 +17,7 @@ import contextlib
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +33,7 @@ Table = pd.DataFrame | dict[str, pd.DataFrame]
 
 LABEL_SDTYPES = ('categorical', 'boolean', 'ordinal')
 TREND_BINS = 10
+MISSING = '(missing)'
 TREE_LEVELS = 255  # scikit-learn's gradient boosting knows at most 255 levels per column
 C2ST_ROWS = 10_000
 C2ST_FOLDS = 3
@@ -66,6 +68,23 @@ class QualityEvaluation:
     def to_dict(self) -> dict[str, float]:
         """Return the value of every measure under the measure's name."""
         return dict(zip(self.summary['measure'], self.summary['value'].astype(float), strict=True))
+
+
+@dataclass(frozen=True)
+class BinnedTables:
+    """Two tables as codes of labelled bins: what pictures and counts are made of.
+
+    Attributes:
+        labels: Modelled column to the names of its bins, in order.
+        ordered: Whether the bins of each column have an order (numbers and dates).
+        real: Codes of the real rows, `(rows, columns)` int64.
+        synthetic: Codes of the synthetic rows, `(rows, columns)` int64.
+    """
+
+    labels: dict[str, list[str]]
+    ordered: list[bool]
+    real: np.ndarray
+    synthetic: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -376,6 +395,97 @@ def trend_error_floor(
         halves = rows.iloc[order[:half]], rows.iloc[order[half:]]
         errors.append(trend_error(*halves, metadata))
     return float(np.mean(errors)) / math.sqrt(2)
+
+
+def _bin_number(value: float, width: float, is_date: bool) -> str:
+    """Return a bin's edge as text, as exact as the bins are wide."""
+    if is_date:
+        text = str(np.datetime64(int(value), 'ns').astype('datetime64[s]'))
+        return text.replace('T', ' ') if width < 2 * 86_400e9 else text[:10]
+    decimals = max(0, 1 - math.floor(math.log10(width))) if width > 0 else 2
+    return f'{value:.{decimals}f}' if decimals < 8 else f'{value:.4g}'
+
+
+def _bin_numbers(
+    tables: list[np.ndarray], bins: int, is_date: bool
+) -> tuple[list[np.ndarray], list[str]]:
+    """Return codes (-1: missing) and names of bins over the middle 99 % of the real values.
+
+    The outermost bins are open, so neither the smallest nor the largest value can be read off.
+    """
+    known = np.concatenate([table[~np.isnan(table)] for table in tables])
+    first = tables[0][~np.isnan(tables[0])]
+    first = first if len(first) else known
+    values = np.unique(first)
+    if len(values) <= bins:  # few values: a bin for each, and others go to the nearest
+        inner = (values[1:] + values[:-1]) / 2
+        step = float(np.diff(values).min()) if len(values) > 1 else 1.0
+        whole = not is_date and bool((values == np.round(values)).all())
+        names = [f'{v:.0f}' if whole else _bin_number(v, step, is_date) for v in values]
+    else:
+        low, high = np.quantile(first, [0.005, 0.995])
+        low, high = (low, high) if high > low else (values[0], values[-1])
+        inner = np.linspace(low, high, bins + 1)[1:-1]
+        edges = [_bin_number(edge, (high - low) / bins, is_date) for edge in inner]
+        middle = [f'{a} to {b}' for a, b in pairwise(edges)]
+        names = [f'below {edges[0]}', *middle, f'{edges[-1]} and more']
+    codes = [np.searchsorted(inner, table, side='right') for table in tables]
+    return [np.where(np.isnan(t), -1, c) for t, c in zip(tables, codes, strict=True)], names
+
+
+def _bin_labels(tables: list[pd.Series], bins: int) -> tuple[list[np.ndarray], list[str]]:
+    """Return codes (-1: missing) and names of the most frequent real labels, the rest as one."""
+    texts = [_text(table) for table in tables]
+    counts = texts[0].value_counts()
+    names = list(counts.sort_index().sort_values(ascending=False, kind='stable').index)
+    if len(names) > bins or not all(text.dropna().isin(names).all() for text in texts):
+        names = names[: bins - 1]
+    place = {name: code for code, name in enumerate(names)}
+    codes = [
+        np.where(text.isna(), -1, text.map(place).fillna(len(names)).to_numpy(float))
+        for text in texts
+    ]
+    others = any((code == len(names)).any() for code in codes)
+    return [code.astype(np.int64) for code in codes], [*names, *['(others)'] * others]
+
+
+def bin_tables(
+    real: Table, synthetic: Table, metadata: Metadata, *, bins: int = 24
+) -> BinnedTables:
+    """Cut every modelled column of both tables into the same few bins.
+
+    Args:
+        real: Real rows; they give the bins.
+        synthetic: Synthetic rows, any number of them.
+        metadata: Metadata with one table.
+        bins: Most bins per column, at least 2; a missing value gets one more. Numbers and dates:
+            their values if there are few, else equal widths over the middle 99 % of the real
+            values, the outer bins open. Categories: the most frequent ones, and one for the rest.
+
+    Returns:
+        The codes of both tables and the names of the bins.
+
+    Raises:
+        InvalidParameterError: If tables and metadata do not fit.
+    """
+    tables = [_frame(real, metadata, 'real'), _frame(synthetic, metadata, 'synthetic')]
+    columns = _modelled_columns(_table_metadata(metadata)[1])
+    labels, ordered = {}, []
+    out = [np.empty((len(table), len(columns)), dtype=np.int64) for table in tables]
+    for j, (name, column) in enumerate(columns.items()):
+        ordered.append(column['sdtype'] not in LABEL_SDTYPES)
+        if ordered[j]:
+            numbers = [_number(table[name], column) for table in tables]
+            codes, names = _bin_numbers(numbers, bins, column['sdtype'] == 'datetime')
+        else:
+            codes, names = _bin_labels([table[name] for table in tables], bins)
+        if any((code == -1).any() for code in codes):
+            codes = [np.where(code == -1, len(names), code) for code in codes]
+            names = [*names, MISSING]
+        for array, code in zip(out, codes, strict=True):
+            array[:, j] = code
+        labels[name] = names
+    return BinnedTables(labels, ordered, *out)
 
 
 # ------------------------------------------------------------------------- classifiers

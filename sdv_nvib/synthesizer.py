@@ -58,6 +58,7 @@ from sdv_nvib.quality import (
     evaluate_quality,
     membership_inference,
 )
+from sdv_nvib.report import write_report
 from sdv_nvib.sampling import FittedModel, remember_posteriors
 from sdv_nvib.tokens import KnownRows, TableSchema
 from sdv_nvib.training import EpochRecord, Trainer, TrainingConfig, choose_device
@@ -353,13 +354,14 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
                     'a number or a missing value.'
                 )
             dtype = table_data[column].dtype
-            if pd.api.types.is_integer_dtype(dtype) and not isinstance(dtype, np.dtype):
-                if (np.nan_to_num(np.abs(values)) >= 2.0**62).any():  # RDT cannot cast them back
-                    raise InvalidTableError(
-                        f"Table '{self._table_name}', column '{column}': whole numbers that may be "
-                        f'missing must be below 2**62, received {np.nanmax(np.abs(values)):.3g}. '
-                        'Convert the column to float64.'
-                    )
+            is_nullable = pd.api.types.is_integer_dtype(dtype) and not isinstance(dtype, np.dtype)
+            largest = np.nanmax(np.abs(values), initial=0.0)
+            if is_nullable and largest >= 2.0**62:  # RDT cannot cast them back
+                raise InvalidTableError(
+                    f"Table '{self._table_name}', column '{column}': whole numbers that may be "
+                    f'missing must be below 2**62, received {largest:.3g}. Convert the column to '
+                    'float64.'
+                )
         return super()._validate(table_data)
 
     def preprocess(self, data: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
@@ -1393,6 +1395,48 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
         for name, value, ideal in zip(names, values, (0.5, 0.01), strict=True):
             rows.append((f'membership inference by likelihood ({name})', value, ideal, note))
         return pd.DataFrame(rows, columns=['measure', 'value', 'ideal', 'meaning'])
+
+    def write_report(
+        self,
+        path: str | Path,
+        real_data: dict[str, pd.DataFrame] | pd.DataFrame,
+        num_rows: int | None = None,
+        *,
+        test: dict[str, pd.DataFrame] | pd.DataFrame | None = None,
+        target: str | None = None,
+        verbose: bool = False,
+    ) -> Path:
+        """Sample rows and write one HTML page about them, for readers who do not program.
+
+        Args:
+            path: File to write, replaced if it is there.
+            real_data: The real table, usually the one fitted on.
+            num_rows: Rows to sample; as many as the real table has when `None`.
+            test: Real rows that were not fitted on; without them the page cannot judge privacy.
+            target: Column to predict, for utility.
+            verbose: Show a progress line.
+
+        Returns:
+            The path written.
+
+        Raises:
+            NotFittedError: Nothing has been fitted yet.
+        """
+        self._validate_fit_before_sample()
+        real = real_data[self._table_name] if isinstance(real_data, dict) else real_data
+        synthetic = self.sample(num_rows=len(real) if num_rows is None else num_rows)
+        return write_report(
+            path,
+            real,
+            synthetic[self._table_name],
+            Metadata.load_from_dict(self._original_metadata.to_dict()),
+            test=test,
+            target=target,
+            seed=self.seed,
+            history=self.get_loss_values(),
+            parameters=self.get_parameters(),
+            verbose=verbose,
+        )
 
 
 class _FitProgress:

@@ -1,0 +1,147 @@
+"""The command line: every command on a small table, its files, its errors and exit codes."""
+
+import io
+import json
+
+import pandas as pd
+import pytest
+from click.testing import CliRunner
+
+from sdv_nvib.cli import main
+from sdv_nvib.demo import load_demo
+
+COLUMNS = ['gender', 'high_perc', 'work_experience', 'degree_type', 'salary']
+SMALL = ['--epochs', '2', '--set', 'd_model=16', '--set', 'dim_feedforward=32', '--quiet']
+
+
+def run(*arguments, code=0):
+    result = CliRunner().invoke(main, [str(argument) for argument in arguments])
+    assert result.exit_code == code, result.output
+    return result
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+    """A folder with a table, its metadata and a fitted model; tests add files of other names."""
+    folder = tmp_path_factory.mktemp('cli')
+    table = load_demo()[0][COLUMNS]
+    table.head(120).to_csv(folder / 'real.csv', index=False)
+    table.tail(60).to_parquet(folder / 'test.parquet')
+    run('detect', folder / 'real.csv', '-o', folder / 'metadata.json')
+    run('fit', folder / 'real.csv', folder / 'metadata.json', '-o', folder / 'model.pkl', *SMALL)
+    return folder
+
+
+def test_detect_writes_metadata_to_stdout_and_names_the_table(folder):
+    result = run('detect', folder / 'test.parquet', '--table-name', 'students')
+    columns = json.loads(result.stdout)['tables']['students']['columns']
+    assert list(columns) == COLUMNS
+    assert columns['gender']['sdtype'] == 'categorical'
+
+
+def test_sample_writes_csv_to_stdout_and_the_same_rows_again(folder):
+    first = run('sample', folder / 'model.pkl', '--rows', 7)
+    table = pd.read_csv(io.StringIO(first.stdout))
+    assert table.shape == (7, 5)
+    assert list(table) == COLUMNS
+    assert run('sample', folder / 'model.pkl', '--rows', 7).stdout == first.stdout
+
+
+def test_sample_meets_conditions_of_every_type(folder):
+    out = folder / 'conditioned.parquet'
+    conditions = ['gender=F', 'work_experience=true', 'high_perc=70', 'salary=']
+    options = [word for condition in conditions for word in ('--condition', condition)]
+    run('sample', folder / 'model.pkl', '--rows', 5, '-o', out, *options)
+    table = pd.read_parquet(out)
+    assert len(table) == 5
+    assert (table['gender'] == 'F').all()
+    assert table['work_experience'].all()
+    assert (table['high_perc'] == 70).all()
+    assert table['salary'].isna().all()
+
+
+def test_sample_completes_known_rows(folder):
+    known = pd.DataFrame({'gender': ['F', 'M', 'F'], 'degree_type': ['Others'] * 3})
+    known.to_csv(folder / 'known.csv', index=False)
+    result = run('sample', folder / 'model.pkl', '--like', folder / 'known.csv')
+    table = pd.read_csv(io.StringIO(result.stdout))
+    pd.testing.assert_frame_equal(table[list(known)], known)
+
+
+def test_evaluate_and_report(folder):
+    scored = [folder / 'model.pkl', folder / 'real.csv', '--test', folder / 'test.parquet']
+    result = run('evaluate', *scored, '--target', 'work_experience', '--rows', 50)
+    summary = pd.read_csv(io.StringIO(result.stdout))  # progress went to stderr
+    values = summary.set_index('measure')['value']
+    assert {'SDMetrics quality', 'utility', 'DCR share'} <= set(values.dropna().index)
+    page = folder / 'page.html'
+    result = run('report', *scored, '-o', page, '--rows', 50)
+    assert 'Scoring' in result.stderr
+    assert '<td>16</td>' in page.read_text(encoding='utf-8')  # d_model, among the parameters
+    assert str(page) == result.stdout.strip()
+    assert not list(folder.glob('.*'))  # nothing half-written is left
+
+
+def test_demo_leaves_every_file(tmp_path):
+    result = run('demo', tmp_path / 'trial', '--epochs', 1, '--quiet')
+    names = ['real.csv', 'metadata.json', 'model.pkl', 'synthetic.csv', 'report.html']
+    assert [line.rsplit('/', 1)[1] for line in result.stdout.split()] == names
+    assert all((tmp_path / 'trial' / name).stat().st_size for name in names)
+
+
+def test_text_labels_of_a_csv_file_stay_text(tmp_path):
+    pd.DataFrame({'code': ['007', '010'] * 30, 'n': range(60)}).to_csv(
+        tmp_path / 't.csv', index=False
+    )
+    columns = {'code': {'sdtype': 'categorical'}, 'n': {'sdtype': 'numerical'}}
+    metadata = {'tables': {'t': {'columns': columns}}, 'METADATA_SPEC_VERSION': 'V2'}
+    (tmp_path / 'm.json').write_text(json.dumps(metadata))
+    run('fit', tmp_path / 't.csv', tmp_path / 'm.json', '-o', tmp_path / 'model', *SMALL)
+    result = run('sample', tmp_path / 'model', '--rows', 3, '--condition', 'code=007')
+    assert [line.split(',')[0] for line in result.stdout.split()[1:]] == ['007'] * 3
+
+
+def test_nothing_is_overwritten_without_force(folder):
+    out = folder / 'kept.csv'
+    out.write_text('mine')
+    result = run('sample', folder / 'model.pkl', '-o', out, code=1)
+    assert '--force' in result.stderr
+    assert out.read_text() == 'mine'
+    run('sample', folder / 'model.pkl', '-o', out, '--force', '--rows', 3)
+    assert len(pd.read_csv(out)) == 3
+
+
+@pytest.mark.parametrize(
+    ('words', 'code', 'says'),
+    [
+        (['sample', 'MODEL', '-o', 'FOLDER/x.xlsx'], 1, 'ends in one of'),
+        (['sample', 'MODEL', '--condition', 'age=3'], 1, "no column 'age'"),
+        (['sample', 'MODEL', '--condition', 'gender=robot'], 1, 'robot'),
+        (['sample', 'MODEL', '--condition', 'gender'], 2, 'name=value'),
+        (['sample', 'MODEL', '--like', 'FOLDER/real.csv', '--rows', '3'], 2, 'leave out --rows'),
+        (['sample', 'FOLDER/nowhere.pkl'], 2, 'does not exist'),
+        (['fit', 'FOLDER/real.csv', 'FOLDER/metadata.json', '-o', 'FOLDER/m', '--set', 'depth=3'],
+         1, 'd_model'),
+        (['evaluate', 'MODEL', 'FOLDER/real.csv', '--target', 'nothing'], 1, 'Possible targets'),
+    ],
+)  # fmt: skip
+def test_errors_are_one_line_with_the_remedy(folder, words, code, says):
+    words = [w.replace('MODEL', str(folder / 'model.pkl')) for w in words]
+    result = run(*(w.replace('FOLDER', str(folder)) for w in words), code=code)
+    line = result.stderr.strip().splitlines()[-1]
+    assert line.startswith('Error: ')
+    assert says in line
+    assert 'Traceback' not in result.stderr
+    assert result.stdout == ''
+    assert not (folder / 'm').exists()
+
+
+def test_debug_shows_the_error_itself(folder):
+    words = ['--debug', 'sample', str(folder / 'model.pkl'), '--condition', 'age=3']
+    result = CliRunner().invoke(main, words)
+    assert type(result.exception).__name__ == 'InvalidParameterError'
+
+
+@pytest.mark.parametrize('command', sorted(main.commands))
+def test_help_has_an_example(command):
+    assert f'sdv-nvib {command} ' in run(command, '--help').stdout.split('Example')[1]
