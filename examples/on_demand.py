@@ -1,7 +1,7 @@
 """What a fitted synthesizer does with rows on demand, measured against real rows.
 
     pip install '.[examples]'
-    python examples/on_demand.py --data DATA/adult --output docs/on_demand.md
+    python examples/on_demand.py --data DATA/adult --output docs/pages/on_demand.md
 
 DATA/adult holds train.csv[.gz], test.csv[.gz] and metadata.json (SDV, one table) of the adult
 table. Writes a Markdown page of tables: the time of conditional sampling, conditional
