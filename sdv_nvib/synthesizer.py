@@ -353,13 +353,14 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
                     'a number or a missing value.'
                 )
             dtype = table_data[column].dtype
-            if pd.api.types.is_integer_dtype(dtype) and not isinstance(dtype, np.dtype):
-                if (np.nan_to_num(np.abs(values)) >= 2.0**62).any():  # RDT cannot cast them back
-                    raise InvalidTableError(
-                        f"Table '{self._table_name}', column '{column}': whole numbers that may be "
-                        f'missing must be below 2**62, received {np.nanmax(np.abs(values)):.3g}. '
-                        'Convert the column to float64.'
-                    )
+            is_nullable = pd.api.types.is_integer_dtype(dtype) and not isinstance(dtype, np.dtype)
+            largest = np.nan_to_num(np.abs(values)).max(initial=0.0)
+            if is_nullable and largest >= 2.0**62:  # RDT cannot cast them back
+                raise InvalidTableError(
+                    f"Table '{self._table_name}', column '{column}': whole numbers that may be "
+                    f'missing must be below 2**62, received {largest:.3g}. Convert the column to '
+                    'float64.'
+                )
         return super()._validate(table_data)
 
     def preprocess(self, data: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
