@@ -104,18 +104,22 @@ started = time.monotonic()
 plain = make(epochs=12)
 plain.fit(make_data())
 longest = time.monotonic() - started
-killed = 0
+killed, fits = 0, 0
 moments = random.Random(0)
 for trial in range(50 * kills):
     if killed == kills:
         break
     child = os.fork()
     if not child:
-        make(epochs=12).fit(make_data(), checkpoint=f'{folder}/{killed // 5}')
+        make(epochs=12).fit(make_data(), checkpoint=f'{folder}/{fits}')
         os._exit(0)
     time.sleep(moments.uniform(0, 0.7 * longest))
     os.kill(child, signal.SIGKILL)
-    killed += os.WIFSIGNALED(os.waitpid(child, 0)[1])
+    status = os.waitpid(child, 0)[1]
+    killed += os.WIFSIGNALED(status)
+    if not os.WIFSIGNALED(status):  # this fit came to its end: the next moments need another
+        assert status == 0
+        fits += 1
 assert killed == kills, killed
 for path in sorted(os.listdir(folder)):
     resumed = make(epochs=12)
