@@ -55,7 +55,7 @@ def same(one, other):
 
 
 @pytest.mark.parametrize('dropout', [0.0, 0.2])
-@pytest.mark.parametrize('epochs', [1, 4, 9])
+@pytest.mark.parametrize('epochs', [1, 3, 5])
 def test_training_goes_on_bit_for_bit_after_any_epoch(build_model, dropout, epochs):
     tokens = torch.randint(3, (90, 4), generator=torch.Generator().manual_seed(0))
 
@@ -169,7 +169,7 @@ def test_a_checkpoint_holds_no_training_row(tmp_path):
     with safe_open(tmp_path / 'checkpoint.safetensors', framework='pt') as file:
         prefixes = {name.split('.')[0] for name in file.keys()}  # noqa: SIM118
         text = str(file.metadata())
-    assert prefixes == {'model', 'best', 'optimizer', 'random'}
+    assert prefixes == {'model', 'average', 'best', 'optimizer', 'random'}
     assert not any(repr(value) in text for value in make_data()['t']['a'])
 
 

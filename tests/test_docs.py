@@ -10,7 +10,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted((ROOT / 'docs' / 'pages').glob('*.md'))
-LONG = ('ablations', 'benchmark', 'quickstart')  # minutes to hours; they take data or train fully
+# Minutes to hours; they take data or train fully.
+LONG = ('ablations', 'benchmark', 'on_demand', 'quickstart')
 EXAMPLES = [path for path in sorted((ROOT / 'examples').glob('*.py')) if path.stem not in LONG]
 
 pytestmark = [
