@@ -20,8 +20,9 @@ from sdv_nvib.training import EpochRecord, choose_device
 
 __all__ = ['FittedModel']
 
-MAX_CHUNK_ROWS = 2048
+MAX_CHUNK_ROWS = 4096
 MAX_CHUNK_LOGITS = 2**23  # 32 MB of float32
+MAX_CHUNK_CACHE = 2**25  # 128 MB of float32
 REMEMBERED_POSTERIORS = 2048
 
 
@@ -81,8 +82,12 @@ class FittedModel:
 
     @property
     def chunk_rows(self) -> int:
-        """Rows whose logits of the largest vocabulary fit in memory together."""
-        return max(1, min(MAX_CHUNK_ROWS, MAX_CHUNK_LOGITS // max(self.network.sizes)))
+        """Rows whose logits, keys and values fit in memory together."""
+        network, config = self.network, self.network.config
+        layers = config.num_encoder_layers + config.kappa * (config.num_decoder_layers + 0.5)
+        cache = int(2 * layers * network.num_columns * config.d_model)
+        by_memory = min(MAX_CHUNK_LOGITS // max(network.sizes), MAX_CHUNK_CACHE // cache)
+        return max(1, min(MAX_CHUNK_ROWS, by_memory))
 
     def sample(
         self, num_rows: int, known: np.ndarray | None = None, steering: Steering | None = None
