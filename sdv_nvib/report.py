@@ -180,7 +180,7 @@ def _group(measure: str) -> str:
     """Return the heading that a measure stands under."""
     if measure.startswith('utility'):
         return 'Utility'
-    if 'DCR' in measure or 'copies' in measure:
+    if any(word in measure for word in ('DCR', 'copies', 'membership', 'bottleneck')):
         return 'Privacy'
     return 'Diagnostic' if 'diagnostic' in measure else 'Quality'
 
