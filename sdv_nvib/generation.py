@@ -51,10 +51,20 @@ class Steering:
 
 
 def draw_tokens(logits: Tensor, generator: torch.Generator) -> Tensor:
-    """One draw per row from unnormalised log-probabilities, `(B, V)` to `(B,)`."""
-    # Inverse transform sampling: one uniform number per row.
+    """One draw per row from unnormalised log-probabilities, `(B, V)` to `(B,)`.
+
+    Each draw follows its row's probabilities; together the rows are a Latin hypercube sample: they
+    have one uniform number in each B-th part of [0, 1), in random order. Shares of the sampled
+    table then vary less around the model's than those of independent draws.
+
+    References:
+        McKay, Beckman and Conover, Technometrics 21 (1979).
+    """
     cumulative = logits.float().softmax(-1).cumsum(-1)
-    uniform = torch.rand(len(logits), 1, generator=generator, device=logits.device)
+    strata = torch.randperm(len(logits), generator=generator, device=logits.device)
+    within = torch.rand(len(logits), generator=generator, device=logits.device)
+    uniform = ((strata + within) / max(1, len(logits))).unsqueeze(1)
+    # Inverse transform sampling.
     drawn = torch.searchsorted(cumulative, uniform * cumulative[:, -1:], right=True)
     return drawn.squeeze(-1).clamp(max=logits.shape[-1] - 1)
 

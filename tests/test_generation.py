@@ -100,12 +100,20 @@ def test_each_row_may_know_other_columns(network):
 
 def test_draws_of_tokens_have_the_frequencies_of_softmax():
     logits = torch.tensor([2.0, 0.0, -1.0, -math.inf, 1.0, -5.0])
-    drawn = draw_tokens(logits.expand(200_000, -1), rng())
+    generator = rng()
+    # The first of a few rows drawn together: rows of one call are not independent.
+    drawn = torch.cat([draw_tokens(logits.expand(5, -1), generator)[:1] for _ in range(20_000)])
     counts = drawn.bincount(minlength=6).numpy()
     possible = logits.isfinite().numpy()
     assert counts[~possible].sum() == 0
     expected = len(drawn) * logits.double().softmax(0).numpy()
     assert chisquare(counts[possible], expected[possible]).pvalue > 1e-3
+
+
+def test_shares_among_rows_drawn_together_are_those_of_the_model_to_one_row():
+    logits = torch.tensor([2.0, 0.0, -1.0, 1.0])
+    counts = draw_tokens(logits.expand(1000, -1), rng()).bincount(minlength=4)
+    assert (counts - 1000 * logits.softmax(0)).abs().max() < 2
 
 
 def test_memory_that_was_used_before_changes_nothing(network):
