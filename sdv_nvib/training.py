@@ -399,8 +399,8 @@ class Trainer:
         if record.validation_reconstruction < best:
             self.best = record
             self.best_weights = copy.deepcopy(self.averaged.state_dict())
-        # While the KL weights rise the task itself changes: waiting starts after that.
-        annealing_epochs = self.schedule.annealing // self.steps_per_epoch
+        # While the KL weights rise the task itself changes: waiting starts later, within reason.
+        annealing_epochs = min(self.schedule.annealing // self.steps_per_epoch, 2 * self.patience)
         if self.step >= self.schedule.end:
             self.stop_reason = 'the schedule has ended'
         elif (
