@@ -19,7 +19,7 @@ from sdv_nvib.errors import InvalidTableError, UnknownValueError
 __all__ = ['CategoricalColumn', 'KnownRows', 'NumericalColumn', 'TableSchema', 'grid']
 
 MAX_BINS = 256
-VALUES_PER_BIN = 8  # at least, so that a small table is not memorised value by value
+VALUES_PER_BIN = 8  # at least; a small table is not learned value by value
 CELLS_PER_BIN = 128
 MAX_DECIMALS = 9
 MAX_GRID_INTEGER = 2.0**61  # differences of two still fit in 64 bits
@@ -149,7 +149,7 @@ class NumericalColumn:
         has_missing = bool(np.isnan(numbers).any())
         numbers = np.sort(numbers[~np.isnan(numbers)])
         unique, counts = np.unique(numbers, return_counts=True)
-        if len(unique) <= min(MAX_BINS, max(2, len(numbers) // 2)):
+        if len(unique) <= min(MAX_BINS, max(2, len(numbers) // VALUES_PER_BIN)):
             is_point = np.ones(len(unique), bool)
         else:
             is_point = counts > max(len(numbers) / MAX_BINS, VALUES_PER_BIN)
