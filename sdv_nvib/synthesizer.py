@@ -1226,6 +1226,44 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
         parts = (mixture.mu, mixture.logvar, mixture.alpha)
         return RowEncoding(tuple(self._schema.names), *(part.numpy() for part in parts))
 
+    def attention_weights(self, data: dict[str, pd.DataFrame]) -> pd.DataFrame:
+        """Which columns the decoder reads when it answers for a column: evaluation attention.
+
+        Each column is asked as in `reconstruct`: in any-order generation of F of all other columns,
+        in single-pass generation of all of F. A weight says what was read, not what decided.
+
+        Args:
+            data: Table name to a table of N rows; a single row for a map of that row.
+
+        Returns:
+            A row for each column asked, with the share of its attention that goes to the prior
+            component, '(prior)', and to the component of each column: means over the rows given,
+            the heads and the decoder layers. Rows sum to 1.
+
+        Raises:
+            InvalidTableError: The table has no rows.
+            UnknownValueError: A value that the training data did not have.
+
+        Example:
+            >>> table = pd.DataFrame({'age': [31, 45, 38, 22] * 20, 'paid': [True, False] * 40})
+            >>> columns = {'age': {'sdtype': 'numerical'}, 'paid': {'sdtype': 'boolean'}}
+            >>> metadata = Metadata.load_from_dict({'tables': {'people': {'columns': columns}}})
+            >>> synthesizer = NVIBSynthesizer(metadata, epochs=2)
+            >>> synthesizer.fit({'people': table})
+            >>> weights = synthesizer.attention_weights({'people': table})
+            >>> list(weights.columns), float(weights.loc['age', 'age'])
+            (['(prior)', 'age', 'paid'], 0.0)
+        """
+        _, _, tokens = self._encode_table(data)
+        if not len(tokens):
+            raise InvalidTableError(
+                f"Table '{self._table_name}' must have at least one row, it has none. Give rows to "
+                'take the mean over.'
+            )
+        names = list(self._schema.names)
+        weights = self._model.attention_weights(tokens)
+        return pd.DataFrame(weights, index=names, columns=['(prior)', *names])
+
     def sample_similar(
         self, data: dict[str, pd.DataFrame], variety: float = 0.5, *, max_tries: int = 100
     ) -> dict[str, pd.DataFrame]:
