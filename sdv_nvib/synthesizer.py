@@ -1351,7 +1351,7 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
             num_rows: Rows to sample; as many as the real table has when `None`.
             test: Real rows that were not fitted on, for utility and privacy.
             target: Column to predict, for utility.
-            verbose: Show SDMetrics' progress.
+            verbose: Show progress lines.
 
         Returns:
             SDMetrics' quality and diagnostic reports and a summary of all measures.
@@ -1359,12 +1359,30 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
         Raises:
             NotFittedError: Nothing has been fitted yet.
         """
-        self._validate_fit_before_sample()
         real = real_data[self._table_name] if isinstance(real_data, dict) else real_data
-        synthetic = self.sample(num_rows=len(real) if num_rows is None else num_rows)
+        synthetic = self._sample_to_score(len(real) if num_rows is None else num_rows, verbose)
+        return self._score(real, synthetic, test, target, verbose)
+
+    def _sample_to_score(self, num_rows: int, verbose: bool) -> pd.DataFrame:
+        """The table that `sample` draws, with SDV's progress line where it was asked for."""
+        self._validate_fit_before_sample()
+        rows = self._sample_with_progress_bar(num_rows, show_progress_bar=verbose)
+        return (
+            rows if self._original_columns.empty else rows.set_axis(self._original_columns, axis=1)
+        )
+
+    def _score(
+        self,
+        real: pd.DataFrame,
+        synthetic: pd.DataFrame,
+        test: dict[str, pd.DataFrame] | pd.DataFrame | None,
+        target: str | None,
+        verbose: bool,
+    ) -> QualityEvaluation:
+        """Score rows, and add what the model gives away."""
         evaluation = evaluate_quality(
             real,
-            synthetic[self._table_name],
+            synthetic,
             Metadata.load_from_dict(self._original_metadata.to_dict()),
             test=test,
             target=target,
@@ -1443,7 +1461,7 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
         test: dict[str, pd.DataFrame] | pd.DataFrame | None = None,
         target: str | None = None,
         verbose: bool = False,
-    ) -> Path:
+    ) -> QualityEvaluation:
         """Sample rows and write one HTML page about them, for readers who do not program.
 
         Args:
@@ -1452,22 +1470,22 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
             num_rows: Rows to sample; as many as the real table has when `None`.
             test: Real rows that were not fitted on; without them the page cannot judge privacy.
             target: Column to predict, for utility.
-            verbose: Show a progress line.
+            verbose: Show progress lines.
 
         Returns:
-            The path written.
+            The scores on the page, as `evaluate` returns them.
 
         Raises:
             NotFittedError: Nothing has been fitted yet.
         """
-        self._validate_fit_before_sample()
         real = real_data[self._table_name] if isinstance(real_data, dict) else real_data
-        synthetic = self.sample(num_rows=len(real) if num_rows is None else num_rows)
+        synthetic = self._sample_to_score(len(real) if num_rows is None else num_rows, verbose)
         return write_report(
             path,
             real,
-            synthetic[self._table_name],
+            synthetic,
             Metadata.load_from_dict(self._original_metadata.to_dict()),
+            evaluation=self._score(real, synthetic, test, target, verbose),
             test=test,
             target=target,
             seed=self.seed,
