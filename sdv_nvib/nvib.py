@@ -104,7 +104,7 @@ class NVIBLayer(nn.Module):
     References:
         arXiv 2207.13529, section 3.2 and appendix B.
 
-    Example:
+    Examples:
         >>> layer = NVIBLayer(8, 4)
         >>> layer(torch.zeros(2, 3, 8)).mu.shape
         torch.Size([2, 4, 4])
@@ -302,7 +302,7 @@ class DenoisingAttention(nn.Module):
     References:
         arXiv 2207.13529, section 3.4, equations 6 to 8.
 
-    Example:
+    Examples:
         >>> attention = DenoisingAttention(8, 2, p=4)
         >>> sample = MixtureSample(torch.zeros(3, 5, 4), torch.zeros(3, 5))
         >>> attention(torch.zeros(3, 6, 8), sample).shape

@@ -161,7 +161,7 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
     Raises:
         InvalidParameterError: An argument is out of its range.
 
-    Example:
+    Examples:
         >>> table = pd.DataFrame({'age': [31, 45, None, 22] * 20, 'paid': [True, False] * 40})
         >>> columns = {'age': {'sdtype': 'numerical'}, 'paid': {'sdtype': 'boolean'}}
         >>> metadata = Metadata.load_from_dict({'tables': {'people': {'columns': columns}}})
@@ -734,7 +734,7 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
             InvalidParameterError: A share, temperature or top_p is out of its range, or of a
                 column that is not modelled.
 
-        Example:
+        Examples:
             >>> table = pd.DataFrame({'size': range(100), 'rare': [True] + [False] * 99})
             >>> columns = {'size': {'sdtype': 'numerical'}, 'rare': {'sdtype': 'boolean'}}
             >>> metadata = Metadata.load_from_dict({'tables': {'t': {'columns': columns}}})
@@ -1074,7 +1074,7 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
             UnknownValueError: An observed value that the model has no token for.
             ConditionError: No draw of some row holds to the constraints.
 
-        Example:
+        Examples:
             >>> table = pd.DataFrame({'age': [31, 45, None, 22] * 20, 'paid': [True, False] * 40})
             >>> columns = {'age': {'sdtype': 'numerical'}, 'paid': {'sdtype': 'boolean'}}
             >>> metadata = Metadata.load_from_dict({'tables': {'people': {'columns': columns}}})
@@ -1173,7 +1173,7 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
                 has no such conditionals.
             UnknownValueError: A value that the training data did not have.
 
-        Example:
+        Examples:
             >>> table = pd.DataFrame({'age': [31, 45, 38, 22] * 20, 'paid': [True, False] * 40})
             >>> columns = {'age': {'sdtype': 'numerical'}, 'paid': {'sdtype': 'boolean'}}
             >>> metadata = Metadata.load_from_dict({'tables': {'people': {'columns': columns}}})
@@ -1212,7 +1212,7 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
             InvalidParameterError: `num_orders` is below 1.
             UnknownValueError: A value that the training data did not have.
 
-        Example:
+        Examples:
             >>> table = pd.DataFrame({'age': [31, 45, 38, 22] * 20, 'paid': [True, False] * 40})
             >>> columns = {'age': {'sdtype': 'numerical'}, 'paid': {'sdtype': 'boolean'}}
             >>> metadata = Metadata.load_from_dict({'tables': {'people': {'columns': columns}}})
@@ -1244,7 +1244,7 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
             InvalidTableError: The table has no rows.
             UnknownValueError: A value that the training data did not have.
 
-        Example:
+        Examples:
             >>> table = pd.DataFrame({'age': [31, 45, 38, 22] * 20, 'paid': [True, False] * 40})
             >>> columns = {'age': {'sdtype': 'numerical'}, 'paid': {'sdtype': 'boolean'}}
             >>> metadata = Metadata.load_from_dict({'tables': {'people': {'columns': columns}}})
@@ -1284,7 +1284,7 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
             InvalidParameterError: `variety` is not in [0, 1].
             UnknownValueError: A value that the training data did not have.
 
-        Example:
+        Examples:
             >>> table = pd.DataFrame({'age': [31, 45, 38, 22] * 20, 'paid': [True, False] * 40})
             >>> columns = {'age': {'sdtype': 'numerical'}, 'paid': {'sdtype': 'boolean'}}
             >>> metadata = Metadata.load_from_dict({'tables': {'people': {'columns': columns}}})
