@@ -160,6 +160,7 @@ def browser(request, page):
     width, height = request.param
     size = {'width': width, 'height': height, 'deviceScaleFactor': 1, 'mobile': width < 600}
     driver.execute_cdp_cmd('Emulation.setDeviceMetricsOverride', size)
+    driver.set_script_timeout(300)  # the accessibility check of the whole page is one script
     driver.get(page.as_uri())
     yield driver
     driver.quit()
