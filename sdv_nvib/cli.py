@@ -418,6 +418,8 @@ def evaluate(
       sdv-nvib evaluate model.pkl people.csv --test unseen.csv --target income
     """
     _require_free(output, force)
+    if output is not None:
+        _format(output)
     synthesizer, metadata, _ = _load(model)
     evaluation = synthesizer.evaluate(
         _read_table(real, metadata),

@@ -175,6 +175,7 @@ def test_nothing_is_overwritten_without_force(folder):
         (['fit', 'FOLDER/real.csv', 'FOLDER/metadata.json', '-o', 'FOLDER/m', '--set', 'depth=3'],
          1, 'd_model'),
         (['evaluate', 'MODEL', 'FOLDER/real.csv', '--target', 'nothing'], 1, 'Possible targets'),
+        (['evaluate', 'MODEL', 'FOLDER/real.csv', '-o', 'FOLDER/x.txt'], 1, 'ends in one of'),
     ],
 )  # fmt: skip
 def test_errors_are_one_line_with_the_remedy(folder, words, code, says):
