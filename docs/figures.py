@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Ellipse, Rectangle
 
-from sdv_nvib.model import Steering
+from sdv_nvib.generation import Steering
 from sdv_nvib.nvib import (
     DenoisingAttention,
     Mixture,

@@ -29,6 +29,7 @@ __all__ = [
 
 VALIDATION_SHARE = 0.1
 MAX_VALIDATION_ROWS = 4096
+MAX_CALIBRATION_ROWS = 2**17
 EVALUATION_BATCH = 2048
 WARMUP_SHARE, COOLDOWN_SHARE, ANNEALING_SHARE = 0.05, 0.5, 0.2
 PATIENCE_SHARE = 0.05
@@ -428,6 +429,7 @@ class Trainer:
             return
         for model in (self.model, self.averaged):
             model.load_state_dict(self.best_weights)
+        self._calibrate()
         if self.best.nats < COLLAPSED_NATS and self.model.num_columns > 1:
             warnings.warn(
                 f'Only {self.best.nats:.2g} nats per row pass through the bottleneck: it '
@@ -435,6 +437,23 @@ class Trainer:
                 f'lambda_gaussian (it was {self.lambda_gaussian:.2g}).',
                 stacklevel=2,
             )
+
+    @torch.no_grad()
+    def _calibrate(self) -> None:
+        """Move the output biases until the model's mean probabilities are the table's shares.
+
+        Gradient descent leaves each token's mean probability, over the rows it has learned from,
+        some percent off its share of the rows. All columns of a sampled table inherit that.
+        """
+        model, device = self.model, self.model.device
+        rows = self.train_rows[:MAX_CALIBRATION_ROWS]
+        noise = torch.Generator(device).manual_seed(self.config.seed + 3)
+        expected = torch.zeros(len(model.output_bias), device=device)
+        for batch in rows.split(EVALUATION_BATCH):
+            order = torch.rand(batch.shape, generator=noise, device=device).argsort(1)
+            expected += model.expected_counts(batch, order, noise)
+        counts = (rows + model.offsets).flatten().bincount(minlength=len(expected))
+        model.output_bias += ((counts + 1) / (expected + 1)).log()
 
 
 def _average(

@@ -14,7 +14,7 @@ from sdv_nvib import (
     NVIBSynthesizer,
     UnknownValueError,
 )
-from sdv_nvib.model import Steering
+from sdv_nvib.generation import Steering
 from sdv_nvib.sampling import FittedModel
 
 pytestmark = [
