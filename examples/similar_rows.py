@@ -16,6 +16,8 @@ encoding = synthesizer.encode({TABLE: real})
 print('one vector per row:', encoding.embedding.shape)
 print('columns by pseudo-count:')
 print(encoding.column_weights.sort_values(ascending=False).head(3).round(3).to_string())
+read = synthesizer.attention_weights({TABLE: real}).loc['salary']
+print('to answer for salary the decoder reads', read.idxmax(), f'({read.max():.0%})')
 # A step of a scikit-learn pipeline: fitted here, transforms there.
 embed = FunctionTransformer(lambda rows: synthesizer.encode({TABLE: rows}).embedding)
 probe = make_pipeline(embed, LogisticRegression(max_iter=1000))

@@ -150,6 +150,13 @@ class FittedModel:
         chunks = [self.network.reconstruct(c, cut=cut).cpu() for c in rows.split(self.chunk_rows)]
         return torch.cat(chunks).numpy()
 
+    def attention_weights(self, tokens: np.ndarray) -> np.ndarray:
+        """Mean over rows of `TabularNVIB.attention_weights`, `(N, n)` to `(n, n + 1)`."""
+        rows = torch.from_numpy(tokens).to(self.network.device)
+        chunks = rows.split(self.chunk_rows)
+        total = torch.stack([self.network.attention_weights(c).sum(0) for c in chunks]).sum(0)
+        return (total / len(rows)).cpu().numpy()
+
     @torch.inference_mode()
     def log_likelihood(self, tokens: np.ndarray, num_orders: int) -> np.ndarray:
         """Mean over random column orders of ln p(column | columns before it, one draw of F).

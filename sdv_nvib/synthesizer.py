@@ -162,7 +162,7 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
     Raises:
         InvalidParameterError: An argument is out of its range.
 
-    Example:
+    Examples:
         >>> table = pd.DataFrame({'age': [31, 45, None, 22] * 20, 'paid': [True, False] * 40})
         >>> columns = {'age': {'sdtype': 'numerical'}, 'paid': {'sdtype': 'boolean'}}
         >>> metadata = Metadata.load_from_dict({'tables': {'people': {'columns': columns}}})
@@ -736,7 +736,7 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
             InvalidParameterError: A share, temperature or top_p is out of its range, or of a
                 column that is not modelled.
 
-        Example:
+        Examples:
             >>> table = pd.DataFrame({'size': range(100), 'rare': [True] + [False] * 99})
             >>> columns = {'size': {'sdtype': 'numerical'}, 'rare': {'sdtype': 'boolean'}}
             >>> metadata = Metadata.load_from_dict({'tables': {'t': {'columns': columns}}})
@@ -1076,7 +1076,7 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
             UnknownValueError: An observed value that the model has no token for.
             ConditionError: No draw of some row holds to the constraints.
 
-        Example:
+        Examples:
             >>> table = pd.DataFrame({'age': [31, 45, None, 22] * 20, 'paid': [True, False] * 40})
             >>> columns = {'age': {'sdtype': 'numerical'}, 'paid': {'sdtype': 'boolean'}}
             >>> metadata = Metadata.load_from_dict({'tables': {'people': {'columns': columns}}})
@@ -1175,7 +1175,7 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
                 has no such conditionals.
             UnknownValueError: A value that the training data did not have.
 
-        Example:
+        Examples:
             >>> table = pd.DataFrame({'age': [31, 45, 38, 22] * 20, 'paid': [True, False] * 40})
             >>> columns = {'age': {'sdtype': 'numerical'}, 'paid': {'sdtype': 'boolean'}}
             >>> metadata = Metadata.load_from_dict({'tables': {'people': {'columns': columns}}})
@@ -1214,7 +1214,7 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
             InvalidParameterError: `num_orders` is below 1.
             UnknownValueError: A value that the training data did not have.
 
-        Example:
+        Examples:
             >>> table = pd.DataFrame({'age': [31, 45, 38, 22] * 20, 'paid': [True, False] * 40})
             >>> columns = {'age': {'sdtype': 'numerical'}, 'paid': {'sdtype': 'boolean'}}
             >>> metadata = Metadata.load_from_dict({'tables': {'people': {'columns': columns}}})
@@ -1227,6 +1227,44 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
         mixture = self._model.encode(tokens, self._valid_orders(num_orders))
         parts = (mixture.mu, mixture.logvar, mixture.alpha)
         return RowEncoding(tuple(self._schema.names), *(part.numpy() for part in parts))
+
+    def attention_weights(self, data: dict[str, pd.DataFrame]) -> pd.DataFrame:
+        """Which columns the decoder reads when it answers for a column: evaluation attention.
+
+        Each column is asked as in `reconstruct`: in any-order generation of F of all other columns,
+        in single-pass generation of all of F. A weight says what was read, not what decided.
+
+        Args:
+            data: Table name to a table of N rows; a single row for a map of that row.
+
+        Returns:
+            A row for each column asked, with the share of its attention that goes to the prior
+            component, '(prior)', and to the component of each column: means over the rows given,
+            the heads and the decoder layers. Rows sum to 1.
+
+        Raises:
+            InvalidTableError: The table has no rows.
+            UnknownValueError: A value that the training data did not have.
+
+        Examples:
+            >>> table = pd.DataFrame({'age': [31, 45, 38, 22] * 20, 'paid': [True, False] * 40})
+            >>> columns = {'age': {'sdtype': 'numerical'}, 'paid': {'sdtype': 'boolean'}}
+            >>> metadata = Metadata.load_from_dict({'tables': {'people': {'columns': columns}}})
+            >>> synthesizer = NVIBSynthesizer(metadata, epochs=2)
+            >>> synthesizer.fit({'people': table})
+            >>> weights = synthesizer.attention_weights({'people': table})
+            >>> list(weights.columns), float(weights.loc['age', 'age'])
+            (['(prior)', 'age', 'paid'], 0.0)
+        """
+        _, _, tokens = self._encode_table(data)
+        if not len(tokens):
+            raise InvalidTableError(
+                f"Table '{self._table_name}' must have at least one row, it has none. Give rows to "
+                'take the mean over.'
+            )
+        names = list(self._schema.names)
+        weights = self._model.attention_weights(tokens)
+        return pd.DataFrame(weights, index=names, columns=['(prior)', *names])
 
     def sample_similar(
         self, data: dict[str, pd.DataFrame], variety: float = 0.5, *, max_tries: int = 100
@@ -1248,7 +1286,7 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
             InvalidParameterError: `variety` is not in [0, 1].
             UnknownValueError: A value that the training data did not have.
 
-        Example:
+        Examples:
             >>> table = pd.DataFrame({'age': [31, 45, 38, 22] * 20, 'paid': [True, False] * 40})
             >>> columns = {'age': {'sdtype': 'numerical'}, 'paid': {'sdtype': 'boolean'}}
             >>> metadata = Metadata.load_from_dict({'tables': {'people': {'columns': columns}}})
@@ -1315,7 +1353,7 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
             num_rows: Rows to sample; as many as the real table has when `None`.
             test: Real rows that were not fitted on, for utility and privacy.
             target: Column to predict, for utility.
-            verbose: Show SDMetrics' progress.
+            verbose: Show progress lines.
 
         Returns:
             SDMetrics' quality and diagnostic reports and a summary of all measures.
@@ -1323,12 +1361,30 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
         Raises:
             NotFittedError: Nothing has been fitted yet.
         """
-        self._validate_fit_before_sample()
         real = real_data[self._table_name] if isinstance(real_data, dict) else real_data
-        synthetic = self.sample(num_rows=len(real) if num_rows is None else num_rows)
+        synthetic = self._sample_to_score(len(real) if num_rows is None else num_rows, verbose)
+        return self._score(real, synthetic, test, target, verbose)
+
+    def _sample_to_score(self, num_rows: int, verbose: bool) -> pd.DataFrame:
+        """The table that `sample` draws, with SDV's progress line where it was asked for."""
+        self._validate_fit_before_sample()
+        rows = self._sample_with_progress_bar(num_rows, show_progress_bar=verbose)
+        return (
+            rows if self._original_columns.empty else rows.set_axis(self._original_columns, axis=1)
+        )
+
+    def _score(
+        self,
+        real: pd.DataFrame,
+        synthetic: pd.DataFrame,
+        test: dict[str, pd.DataFrame] | pd.DataFrame | None,
+        target: str | None,
+        verbose: bool,
+    ) -> QualityEvaluation:
+        """Score rows, and add what the model gives away."""
         evaluation = evaluate_quality(
             real,
-            synthetic[self._table_name],
+            synthetic,
             Metadata.load_from_dict(self._original_metadata.to_dict()),
             test=test,
             target=target,
@@ -1407,7 +1463,7 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
         test: dict[str, pd.DataFrame] | pd.DataFrame | None = None,
         target: str | None = None,
         verbose: bool = False,
-    ) -> Path:
+    ) -> QualityEvaluation:
         """Sample rows and write one HTML page about them, for readers who do not program.
 
         Args:
@@ -1416,22 +1472,22 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
             num_rows: Rows to sample; as many as the real table has when `None`.
             test: Real rows that were not fitted on; without them the page cannot judge privacy.
             target: Column to predict, for utility.
-            verbose: Show a progress line.
+            verbose: Show progress lines.
 
         Returns:
-            The path written.
+            The scores on the page, as `evaluate` returns them.
 
         Raises:
             NotFittedError: Nothing has been fitted yet.
         """
-        self._validate_fit_before_sample()
         real = real_data[self._table_name] if isinstance(real_data, dict) else real_data
-        synthetic = self.sample(num_rows=len(real) if num_rows is None else num_rows)
+        synthetic = self._sample_to_score(len(real) if num_rows is None else num_rows, verbose)
         return write_report(
             path,
             real,
-            synthetic[self._table_name],
+            synthetic,
             Metadata.load_from_dict(self._original_metadata.to_dict()),
+            evaluation=self._score(real, synthetic, test, target, verbose),
             test=test,
             target=target,
             seed=self.seed,

@@ -7,7 +7,13 @@ import torch
 from sdv.cag import Inequality
 from sdv.metadata import Metadata
 
-from sdv_nvib import ConditionError, InvalidParameterError, NVIBSynthesizer, UnknownValueError
+from sdv_nvib import (
+    ConditionError,
+    InvalidParameterError,
+    InvalidTableError,
+    NVIBSynthesizer,
+    UnknownValueError,
+)
 from sdv_nvib.generation import Steering
 from sdv_nvib.sampling import FittedModel
 
@@ -281,6 +287,28 @@ def test_encoding_one_row_equals_encoding_it_among_others_without_random_orders(
     one = synthesizer.encode({'pairs': PAIRS.iloc[[7]]})
     np.testing.assert_allclose(one.mu[0], everything.mu[7], atol=1e-5)
     np.testing.assert_allclose(one.alpha[0], everything.alpha[7], rtol=1e-4)
+
+
+def test_a_column_attends_to_the_one_it_copies(fitted):
+    weights = fitted.attention_weights({'pairs': PAIRS})
+    names = list(PAIRS.columns[1:])
+    assert list(weights.index) == names
+    assert list(weights.columns) == ['(prior)', *names]
+    np.testing.assert_allclose(weights.sum(axis=1), 1, atol=1e-5)
+    assert (np.diag(weights[names]) == 0).all()  # no query reads its own column
+    assert weights.loc['left', names].idxmax() == 'right'
+    assert weights.loc['right', names].idxmax() == 'left'
+    with pytest.raises(InvalidTableError, match='at least one row'):
+        fitted.attention_weights({'pairs': PAIRS.iloc[:0]})
+
+
+def test_attention_of_rows_is_the_mean_over_them_and_single_pass_reads_all_of_f():
+    synthesizer = fit(generation='single-pass', epochs=1, num_decoder_layers=2)
+    both = synthesizer.attention_weights({'pairs': PAIRS.iloc[:2]})
+    each = [synthesizer.attention_weights({'pairs': PAIRS.iloc[[i]]}) for i in (0, 1)]
+    np.testing.assert_allclose(both, (each[0] + each[1]) / 2, atol=1e-6)
+    assert (np.diag(both.iloc[:, 1:]) > 0).all()
+    np.testing.assert_allclose(both.sum(axis=1), 1, atol=1e-5)
 
 
 def test_similar_rows_grow_apart_with_variety(fitted):
