@@ -179,6 +179,36 @@ class FittedModel:
         return torch.cat(chunks).numpy()
 
     @torch.inference_mode()
+    def shared_information(self, tokens: np.ndarray) -> np.ndarray:
+        """What each column tells of the others: ln p(others | column) − ln p(others).
+
+        Both are read off one random order of the others, with the column before all of them and
+        after all of them. Any-order generation only; deterministic, as `log_likelihood`.
+
+        Args:
+            tokens: Token ids, `(N, n)`.
+
+        Returns:
+            Nats, `(N, n)`; their mean over rows estimates each column's mutual information with
+            the others.
+        """
+        chunks = []
+        for rows, generator in self._chunks_of(tokens):
+            shared = []
+            for column in range(rows.shape[1]):
+                order = self._random_order(rows, generator)
+                others = order[order != column].view(len(rows), rows.shape[1] - 1)
+                one = order.new_full((len(rows), 1), column)
+                first, last = (
+                    self.network(rows, torch.cat(parts, 1), generator).nll
+                    for parts in ([one, others], [others, one])
+                )
+                gain = last - first
+                shared.append(gain.sum(1) - gain[:, column])
+            chunks.append(torch.stack(shared, 1).cpu())
+        return torch.cat(chunks).numpy()
+
+    @torch.inference_mode()
     def encode(self, tokens: np.ndarray, num_orders: int) -> Mixture:
         """F of rows without its prior component, one component per column in table order.
 

@@ -22,7 +22,7 @@ import torch
 from rdt.transformers import FloatFormatter, UnixTimestampEncoder
 from sdv.cag.programmable_constraint import ProgrammableConstraintHarness
 from sdv.metadata import Metadata
-from sdv.sampling import DataFrameCondition
+from sdv.sampling import Condition, DataFrameCondition
 from sdv.single_table.base import BaseSingleTableSynthesizer
 from tqdm.auto import tqdm
 
@@ -109,12 +109,6 @@ class RowEncoding:
         """The mean of each row's components, weighted by their pseudo-counts, `(N, p)`."""
         weights = self.alpha / self.alpha.sum(1, keepdims=True)
         return (weights[:, :, None] * self.mu).sum(1)
-
-    @property
-    def column_weights(self) -> pd.Series:
-        """Each column's share of the pseudo-counts, mean over rows; they sum to 1."""
-        shares = self.alpha / self.alpha.sum(1, keepdims=True)
-        return pd.Series(shares.mean(0), index=pd.Index(self.columns), name='weight')
 
 
 class NVIBSynthesizer(BaseSingleTableSynthesizer):
@@ -335,10 +329,22 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
         )
 
     def add_constraints(self, constraints: list) -> None:
-        """Add SDV constraints; see `sdv.cag`.
+        """Add SDV constraints, before `fit`; see `sdv.cag`.
 
         Args:
             constraints: Constraints to hold in every sampled row.
+
+        Example:
+            >>> from sdv.cag import Inequality
+            >>> table = pd.DataFrame({'low': [1, 4, 2, 3] * 20, 'high': [5, 4, 7, 6] * 20})
+            >>> columns = {name: {'sdtype': 'numerical'} for name in table}
+            >>> metadata = Metadata.load_from_dict({'tables': {'ranges': {'columns': columns}}})
+            >>> synthesizer = NVIBSynthesizer(metadata, epochs=2)
+            >>> synthesizer.add_constraints([Inequality('low', 'high')])
+            >>> synthesizer.fit({'ranges': table})
+            >>> ranges = synthesizer.sample(num_rows=50)['ranges']
+            >>> bool((ranges['low'] <= ranges['high']).all())
+            True
         """
         super().add_constraints(constraints)
         # SDV makes a new data processor for the changed metadata, with its own transformers.
@@ -602,6 +608,77 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
             title=title, yaxis_title='Nats per row', legend_title_text='', template='plotly_white'
         )
 
+    def get_column_importance(self, data: dict[str, pd.DataFrame]) -> pd.DataFrame:
+        """How much each column tells of the others, and how often the bottleneck offers it.
+
+        Shared nats are the mean of ln p(other columns | column) − ln p(other columns): what the
+        others lose when the column is hidden, the mutual information as far as the model has
+        learned it. The share of the pseudo-counts is the weight of the column's component in F
+        before any query reads it. It is no measure of importance: L_G weights each component's
+        divergence by it, so that it goes to components near the prior, which say little.
+
+        Args:
+            data: Table name to a table of real rows, a few hundred or more.
+
+        Returns:
+            One row per modelled column, the most telling first: Column, Shared Nats, Pseudo-Count
+            Share.
+
+        Raises:
+            NotFittedError: Nothing has been fitted yet.
+            InvalidParameterError: Generation is single-pass, which has no such conditionals.
+            UnknownValueError: A value that the training data did not have.
+
+        Example:
+            >>> table = pd.DataFrame({'age': [31, 45, 38, 22] * 20, 'paid': [True, False] * 40})
+            >>> columns = {'age': {'sdtype': 'numerical'}, 'paid': {'sdtype': 'boolean'}}
+            >>> metadata = Metadata.load_from_dict({'tables': {'people': {'columns': columns}}})
+            >>> synthesizer = NVIBSynthesizer(metadata, epochs=2)
+            >>> synthesizer.fit({'people': table})
+            >>> sorted(synthesizer.get_column_importance({'people': table})['Column'])
+            ['age', 'paid']
+        """
+        self._require_any_order('get_column_importance')
+        _, _, tokens = self._encode_table(data)
+        alpha = self.encode(data).alpha
+        importance = pd.DataFrame(
+            {
+                'Column': self._schema.names,
+                'Shared Nats': self._model.shared_information(tokens).mean(0),
+                'Pseudo-Count Share': (alpha / alpha.sum(1, keepdims=True)).mean(0),
+            }
+        )
+        return importance.sort_values('Shared Nats', ascending=False, ignore_index=True)
+
+    def get_column_importance_plot(
+        self, data: dict[str, pd.DataFrame], title: str = 'What columns tell of each other'
+    ) -> go.Figure:
+        """Plot `get_column_importance`, the two measures side by side.
+
+        Args:
+            data: Table name to a table of real rows, a few hundred or more.
+            title: Title of the figure.
+
+        Raises:
+            NotFittedError: Nothing has been fitted yet.
+            InvalidParameterError: Generation is single-pass.
+            UnknownValueError: A value that the training data did not have.
+        """
+        importance = self.get_column_importance(data)
+        figure = px.bar(
+            importance.melt('Column', var_name='Measure', value_name='Value'),
+            x='Value',
+            y='Column',
+            color='Measure',
+            facet_col='Measure',
+            orientation='h',
+            color_discrete_sequence=['#0072B2', '#E69F00'],
+        )
+        figure.for_each_annotation(lambda a: a.update(text=a.text.removeprefix('Measure=')))
+        figure.update_xaxes(matches=None, title='')
+        figure.update_yaxes(autorange='reversed', type='category')
+        return figure.update_layout(title=title, showlegend=False, template='plotly_white')
+
     # Saving
 
     def save_model(self, folder: str | Path) -> None:
@@ -721,9 +798,9 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
             max_tries_per_batch: Most tries of a batch where constraints reject rows.
             batch_size: Rows in a batch; `None` for all.
             output_folder_path: Folder that the rows are written to, batch by batch, as CSV.
-            shares: For columns to balance the share of each value, summing to 1; values that are
-                not named do not occur. The other columns follow the model given these values.
-                Two balanced columns are drawn independently of each other.
+            shares: For columns to balance the weight of each value, in proportion to which it
+                occurs; values that are not named do not. The other columns follow the model given
+                these values. Two balanced columns are drawn independently of each other.
             temperature: Below 1 the model's likely values become likelier still, above 1 less so;
                 positive, for all columns or by column.
             top_p: Draw from the fewest most likely values that make up this share of the
@@ -733,7 +810,7 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
             Table name to the sampled table.
 
         Raises:
-            InvalidParameterError: A share, temperature or top_p is out of its range, or of a
+            InvalidParameterError: A weight, temperature or top_p is out of its range, or of a
                 column that is not modelled.
 
         Examples:
@@ -742,16 +819,21 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
             >>> metadata = Metadata.load_from_dict({'tables': {'t': {'columns': columns}}})
             >>> synthesizer = NVIBSynthesizer(metadata, epochs=2)
             >>> synthesizer.fit({'t': table})
-            >>> half = synthesizer.sample(10, shares={'rare': {True: 0.5, False: 0.5}})
+            >>> half = synthesizer.sample(10, shares={'rare': {True: 1, False: 1}})
             >>> int(half['t']['rare'].sum())
             5
         """
         self._validate_fit_before_sample()
         with self._steered(temperature, top_p):
             if not shares:
-                return super().sample(
-                    num_rows, main_table_name, max_tries_per_batch, batch_size, output_folder_path
-                )
+                with _telling_why():
+                    return super().sample(
+                        num_rows,
+                        main_table_name,
+                        max_tries_per_batch,
+                        batch_size,
+                        output_folder_path,
+                    )
             conditions = DataFrameCondition(self._balanced(num_rows, shares))
             return self.sample_from_conditions(
                 [conditions], max_tries_per_batch, batch_size, output_folder_path
@@ -763,10 +845,10 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
         columns = {}
         for name, wanted in shares.items():
             parts = np.array(list(wanted.values()), dtype=float)
-            if not len(parts) or (parts < 0).any() or not np.isclose(parts.sum(), 1):
+            if not (np.isfinite(parts) & (parts >= 0)).all() or not parts.sum() > 0:
                 raise InvalidParameterError(
-                    f"shares of column '{name}' must not be negative and sum to 1, received "
-                    f'{dict(wanted)}. Name every value that may occur, with its share.'
+                    f"shares of column '{name}' must be numbers of at least 0, and one above it, "
+                    f'received {dict(wanted)}. Name every value that may occur, with its weight.'
                 )
             ends = np.round(parts.cumsum() / parts.sum() * num_rows).astype(int)
             values = pd.Series(list(wanted)).repeat(np.diff(ends, prepend=0))
@@ -837,6 +919,94 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
 
     # Conditions
 
+    def sample_from_conditions(
+        self,
+        conditions: list[Condition | DataFrameCondition],
+        max_tries_per_batch: int = 100,
+        batch_size: int | None = None,
+        output_folder_path: str | None = None,
+    ) -> dict[str, pd.DataFrame]:
+        """Sample rows with given values; the arguments are SDV's.
+
+        The given values of a row come first in its column order: nothing is drawn in vain, and
+        all rows are drawn together. Draws are tried again, and rows left out with SDV's warning
+        after the last try, only where a constraint rejects them, and where just some of the
+        columns that a constraint replaces are given (the lowest of an inequality or a range is
+        known to the model by itself).
+
+        Args:
+            conditions: Values of columns with a number of rows, or tables of them.
+            max_tries_per_batch: Most draws of a batch, of which all but the first are for rows that
+                constraints, or conditions that only rejection can meet, have rejected.
+            batch_size: Rows in a batch; `None` for all.
+            output_folder_path: Folder with a CSV file that accepted rows are written to, batch by
+                batch; after an error they are there.
+
+        Returns:
+            Table name to the sampled table; rows of conditions on the same columns together.
+
+        Raises:
+            UnknownValueError: A value that the model cannot make.
+            ConditionError: Given values break a constraint.
+            ValueError: A column is not there or is the primary key, or no row could be sampled.
+
+        Example:
+            >>> table = pd.DataFrame({'age': [31, 45, 38, 22] * 20, 'paid': [True, False] * 40})
+            >>> columns = {'age': {'sdtype': 'numerical'}, 'paid': {'sdtype': 'boolean'}}
+            >>> metadata = Metadata.load_from_dict({'tables': {'people': {'columns': columns}}})
+            >>> synthesizer = NVIBSynthesizer(metadata, epochs=2)
+            >>> synthesizer.fit({'people': table})
+            >>> paid = Condition({'paid': True}, num_rows=3)
+            >>> synthesizer.sample_from_conditions([paid])['people']['paid'].tolist()
+            [True, True, True]
+        """
+        with _telling_why():
+            return super().sample_from_conditions(
+                conditions, max_tries_per_batch, batch_size, output_folder_path
+            )
+
+    def sample_remaining_columns(
+        self,
+        known_columns: pd.DataFrame,
+        max_tries_per_batch: int = 100,
+        batch_size: int | None = None,
+        output_folder_path: str | None = None,
+    ) -> dict[str, pd.DataFrame]:
+        """Sample the other columns of rows; the arguments are SDV's.
+
+        As `sample_from_conditions`, with another condition in every row if need be.
+
+        Args:
+            known_columns: The given values, a missing one too where it is NaN or None.
+            max_tries_per_batch: Most draws of a batch, of which all but the first are for rows that
+                constraints, or conditions that only rejection can meet, have rejected.
+            batch_size: Rows in a batch; `None` for all.
+            output_folder_path: Folder with a CSV file that accepted rows are written to, batch by
+                batch; after an error they are there.
+
+        Returns:
+            Table name to the sampled table, with the index of `known_columns`.
+
+        Raises:
+            UnknownValueError: A value that the model cannot make.
+            ConditionError: Given values break a constraint.
+            ValueError: A column is not there or is the primary key, or no row could be sampled.
+
+        Example:
+            >>> table = pd.DataFrame({'age': [31, 45, 38, 22] * 20, 'paid': [True, False] * 40})
+            >>> columns = {'age': {'sdtype': 'numerical'}, 'paid': {'sdtype': 'boolean'}}
+            >>> metadata = Metadata.load_from_dict({'tables': {'people': {'columns': columns}}})
+            >>> synthesizer = NVIBSynthesizer(metadata, epochs=2)
+            >>> synthesizer.fit({'people': table})
+            >>> known = pd.DataFrame({'age': [22, 45]})
+            >>> synthesizer.sample_remaining_columns(known)['people']['age'].tolist()
+            [22, 45]
+        """
+        with _telling_why():
+            return super().sample_remaining_columns(
+                known_columns, max_tries_per_batch, batch_size, output_folder_path
+            )
+
     def _validate_known_columns(self, conditions: pd.DataFrame) -> None:
         self._validate_fit_before_sample()  # SDV does not ask here
         super()._validate_known_columns(conditions)
@@ -851,7 +1021,8 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
         """What the model can be told of rows, and the columns that are left to rejection.
 
         A constraint that replaces columns by others is applied to the rows in which all of them
-        are given; in other rows they are left to rejection.
+        are given. In other rows they are left to rejection, but for the lowest column of an
+        inequality or a range where no row has all of them.
 
         Args:
             table: N rows of some of the original columns.
@@ -864,29 +1035,34 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
         table, given = table.reset_index(drop=True), given.reset_index(drop=True)
         sources: dict[Hashable, set[Hashable]] = {name: {name} for name in table}
         rejected: set[Hashable] = set()
-        metadata = self._original_metadata
-        for constraint in self._chained_constraints:
-            before = metadata.tables[self._table_name].columns
-            metadata = constraint.get_updated_metadata(metadata)
-            after = metadata.tables[self._table_name].columns
+        for constraint, before, after in self._changes(self._chained_constraints):
             replaced = {name for name in before if before[name] != after.get(name)}
             present = [name for name in table if name in replaced]
             source = {name for column in present for name in sources[column]}
             # SDV's constraints put means in place of missing values, which then are not known.
-            whole = (given[present] & table[present].notna()).all(axis=1)
-            whole &= len(present) == len(replaced)
+            is_known = given[present] & table[present].notna()
+            whole = is_known.all(axis=1) & (len(present) == len(replaced))
             if isinstance(constraint, ProgrammableConstraintHarness):
                 # One of the user's own may read and change any column: all have to be compared.
                 whole &= False
-                source = {name for column in table for name in sources[column]}
-            if not whole.all():
-                rejected |= source
-            transformed = self._transform_valid(constraint, table[whole]) if whole.any() else None
-            table, given = table.drop(columns=present), given.drop(columns=present)
-            if transformed is not None:
+                rejected |= {name for column in table for name in sources[column]}
+            told = {}
+            if whole.any():
+                transformed = self._transform_valid(constraint, table[whole])
                 for column in transformed.columns.difference(table.columns, sort=False):
-                    table[column], given[column] = transformed[column], whole
-                    sources[column] = source
+                    told[column] = transformed[column], whole
+            else:
+                # Inequality and Range keep the values of their lowest column.
+                for name in present:
+                    if after.get(f'{name}.fillna') == before[name]:
+                        told[f'{name}.fillna'] = table[name], is_known[name]
+            for name in present:
+                _, is_met = told.get(f'{name}.fillna', (None, whole))
+                if (given[name] & ~is_met).any():
+                    rejected |= sources[name]
+            table, given = table.drop(columns=present), given.drop(columns=present)
+            for column, (values, where) in told.items():
+                table[column], given[column], sources[column] = values, where, source
         processed = []
         for name in table:
             cells = table.loc[given[name], [name]]
@@ -899,6 +1075,14 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
             known = self._schema.encode_known(len(table), [])
         # Personal data is not drawn: it is put in its place.
         return known, set(self._drawn_columns(rejected))
+
+    def _changes(self, constraints: Sequence) -> Iterator[tuple[Any, dict, dict]]:
+        """Each of a chain of constraints, and the table's columns before and after it."""
+        metadata = self._original_metadata
+        for constraint in constraints:
+            before = metadata.tables[self._table_name].columns
+            metadata = constraint.get_updated_metadata(metadata)
+            yield constraint, before, metadata.tables[self._table_name].columns
 
     def _transform_valid(self, constraint: Any, rows: pd.DataFrame) -> pd.DataFrame:
         is_valid = constraint.is_valid(rows)
@@ -1184,16 +1368,19 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
             >>> bool((synthesizer.log_likelihood({'people': table}) < 0).all())
             True
         """
-        if self.generation != 'any-order':
-            raise InvalidParameterError(
-                "log_likelihood needs generation='any-order', received "
-                f'{self.generation!r}. Fit a synthesizer with that.'
-            )
+        self._require_any_order('log_likelihood')
         table, _, tokens = self._encode_table(data)
         terms = self._model.log_likelihood(tokens, self._valid_orders(num_orders))
         if per_column:
             return pd.DataFrame(terms, index=table.index, columns=self._schema.names)
         return pd.Series(terms.sum(1), index=table.index, name='log_likelihood')
+
+    def _require_any_order(self, method: str) -> None:
+        if self.generation != 'any-order':
+            raise InvalidParameterError(
+                f"{method} needs generation='any-order', received {self.generation!r}. Fit a "
+                'synthesizer with that.'
+            )
 
     @staticmethod
     def _valid_orders(num_orders: int) -> int:
@@ -1296,16 +1483,119 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
             True
         """
         table = self._valid_table(data)
+        self._require_any_order('sample_similar')
         if not isinstance(variety, int | float) or not 0 <= variety <= 1:
             raise InvalidParameterError(f'variety must be in [0, 1], received {variety!r}.')
+        left = self._positions(table) >= variety
+        return self._varied(data, table[left.columns], left, max_tries)
+
+    def sample_between(
+        self,
+        data: dict[str, pd.DataFrame],
+        other: dict[str, pd.DataFrame],
+        position: float = 0.5,
+        *,
+        max_tries: int = 100,
+    ) -> dict[str, pd.DataFrame]:
+        """Draw a row between each of the given ones and its counterpart.
+
+        F of the new row is a draw from both rows' mixtures. Like every F that the decoder reads it
+        has one component per column at most: that of the row in `data` with probability
+        (1 − t)² at position t, that of the row in `other` with probability t². The columns left,
+        half of them at t = ½, are drawn from it. From 0 to 1 each cell changes once from the one
+        row's value to drawn ones, and once to the other row's value.
+
+        Args:
+            data: Table name to a table of N rows.
+            other: Table name to N other rows, the counterparts in the same order.
+            position: From 0, the rows of `data` but for ids and personal data, to 1, those of
+                `other`.
+            max_tries: Most draws of a row where constraints reject draws.
+
+        Returns:
+            Table name to N rows with the index of `data`; without those that constraints rejected.
+
+        Raises:
+            InvalidParameterError: `position` is not in [0, 1], the tables have not as many rows,
+                or generation is single-pass.
+            UnknownValueError: A value that the training data did not have.
+
+        Example:
+            >>> table = pd.DataFrame({'age': [31, 45, 38, 22] * 20, 'paid': [True, False] * 40})
+            >>> columns = {'age': {'sdtype': 'numerical'}, 'paid': {'sdtype': 'boolean'}}
+            >>> metadata = Metadata.load_from_dict({'tables': {'people': {'columns': columns}}})
+            >>> synthesizer = NVIBSynthesizer(metadata, epochs=2)
+            >>> synthesizer.fit({'people': table})
+            >>> first, last = ({'people': rows} for rows in (table.head(2), table.tail(2)))
+            >>> synthesizer.sample_between(first, last, position=1.0)['people']
+               age   paid
+            0   38   True
+            1   22  False
+        """
+        tables = [self._valid_table(each) for each in (data, other)]
+        self._require_any_order('sample_between')
+        if not isinstance(position, int | float) or not 0 <= position <= 1:
+            raise InvalidParameterError(f'position must be in [0, 1], received {position!r}.')
+        num_rows = len(tables[0])
+        if len(tables[1]) != num_rows:
+            raise InvalidParameterError(
+                f'other must have as many rows as data, {num_rows}, received {len(tables[1])}. '
+                'Choose a counterpart for each row.'
+            )
+        cells = self._positions(tables[0])
+        is_first, is_last = cells < (1 - position) ** 2, cells >= 1 - position**2
+        both = pd.concat([table[cells.columns] for table in tables], ignore_index=True)
+        chosen = np.arange(num_rows)[:, None] + num_rows * is_last.to_numpy()
+        mixed = pd.DataFrame(
+            {name: both[name].take(rows).array for name, rows in zip(cells, chosen.T, strict=True)},
+            index=cells.index,
+        )
+        return self._varied(data, mixed, is_first | is_last, max_tries)
+
+    def _positions(self, table: pd.DataFrame) -> pd.DataFrame:
+        """A number in [0, 1) for each cell that is drawn, which decides when it is left out of F.
+
+        The same for columns that a constraint ties together: they stay or go together, since a
+        part of them would be left to rejection, and parts of two rows might break the constraint.
+        """
         names = self._drawn_columns(table)
         rng = np.random.default_rng(self.seed)
-        given = pd.DataFrame(
-            rng.random((len(table), len(names))) >= variety, table.index, pd.Index(names)
-        )
-        drawn = pd.concat(self._complete(table[names], given, max_tries)).sort_index()
-        drawn = drawn.set_axis(table.index[drawn.index])[list(table.columns)]
-        return {self._table_name: drawn.set_axis(data[self._table_name].columns, axis=1)}
+        cells = pd.DataFrame(rng.random((len(table), len(names))), table.index, pd.Index(names))
+        for tied in self._tied_columns():
+            together = [name for name in names if name in tied]
+            for name in together[1:]:
+                cells[name] = cells[together[0]]
+        return cells
+
+    def _tied_columns(self) -> list[set[Hashable]]:
+        """Sets of original columns that constraints replace, or reject, together."""
+        groups: list[set[Hashable]] = []
+        rejecting = [[constraint] for constraint in self._reject_sampling_constraints]
+        for chain in [self._chained_constraints, *rejecting]:
+            sources: dict[Hashable, set[Hashable]] = {}
+            for _, before, after in self._changes(chain):
+                changed = {name for name in before if before[name] != after.get(name)}
+                tied = {name for column in changed for name in sources.get(column, {column})}
+                sources |= {name: tied for name in after if name not in before}
+                touched = [group for group in groups if group & tied]
+                groups = [group for group in groups if not group & tied]
+                groups.append(tied.union(*touched))
+        return groups
+
+    def _varied(
+        self,
+        data: dict[str, pd.DataFrame],
+        table: pd.DataFrame,
+        left: pd.DataFrame,
+        max_tries: int,
+    ) -> dict[str, pd.DataFrame]:
+        """Rows of `table` with the cells `left` in F and the others drawn; ids are made anew."""
+        accepted = list(self._complete(table, left, max_tries))
+        none = table.iloc[:0].reset_index(drop=True)
+        drawn = pd.concat(accepted).sort_index() if accepted else none
+        names = data[self._table_name].columns
+        drawn = drawn.set_axis(table.index[drawn.index]).reindex(columns=names.map(str))
+        return {self._table_name: drawn.set_axis(names, axis=1)}
 
     def reconstruct(self, data: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
         """Pass rows through the bottleneck and decode them, deterministically.
@@ -1495,6 +1785,17 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
             parameters=self.get_parameters(),
             verbose=verbose,
         )
+
+
+@contextmanager
+def _telling_why() -> Iterator[None]:
+    """Add the reason to the message of an error that SDV put in the place of another."""
+    try:
+        yield
+    except Exception as error:
+        if error.__cause__ is not None and str(error).startswith('Error: Sampling terminated'):
+            error.args = (f'{error} {error.__cause__}',)
+        raise
 
 
 class _FitProgress:
