@@ -453,7 +453,7 @@ class Trainer:
             order = torch.rand(batch.shape, generator=noise, device=device).argsort(1)
             expected += model.expected_counts(batch, order, noise)
         counts = (rows + model.offsets).flatten().bincount(minlength=len(expected))
-        model.output_bias += ((counts + 1) / (expected + 1)).log()
+        model.output_bias.add_(((counts + 1) / (expected + 1)).log())
 
 
 def _average(
