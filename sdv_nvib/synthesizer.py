@@ -23,10 +23,11 @@ from rdt.transformers import FloatFormatter, UnixTimestampEncoder
 from sdv.cag.programmable_constraint import ProgrammableConstraintHarness
 from sdv.metadata import Metadata
 from sdv.sampling import Condition, DataFrameCondition
-from sdv.single_table.base import BaseSingleTableSynthesizer
+from sdv.single_table.base import FIXED_RNG_SEED, BaseSingleTableSynthesizer
 from tqdm.auto import tqdm
 
 from sdv_nvib._version import __version__
+from sdv_nvib.batches import BatchFile, BatchProgress
 from sdv_nvib.conditions import assign_draws, meets, with_given_values
 from sdv_nvib.errors import (
     ConditionError,
@@ -51,7 +52,18 @@ from sdv_nvib.persistence import (
     store_schema,
     write_folder,
 )
-from sdv_nvib.processor import restore_processor, seed_generators, store_processor
+from sdv_nvib.processor import (
+    can_be_written,
+    check_regex,
+    keep_zones,
+    restore_constraints,
+    restore_learned,
+    restore_processor,
+    seed_generators,
+    skip_generated,
+    store_constraints,
+    store_processor,
+)
 from sdv_nvib.protection import protect_categories, protect_numbers
 from sdv_nvib.quality import (
     MembershipInference,
@@ -169,6 +181,7 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
     _steering: Steering | None = None  # of the call under way
 
     _checkpoint: Checkpoint | None = None
+    _drawn: int = 0  # rows since the generators of keys were reset
     _model_sdtype_transformers: ClassVar = {'categorical': None, 'boolean': None, 'ordinal': None}
 
     def __init__(
@@ -369,6 +382,29 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
                     f'missing must be below 2**62, received {largest:.3g}. Convert the column to '
                     'float64.'
                 )
+        for name, column in self._original_metadata.tables[self._table_name].columns.items():
+            values, form = table_data[name], column.get('datetime_format')
+            # RDT writes UTC in a format without a zone, and takes it for local time again.
+            has_zone = isinstance(values.dtype, pd.DatetimeTZDtype)
+            is_date = has_zone or pd.api.types.is_datetime64_dtype(values)
+            if is_date and form and has_zone != ('%z' in form.lower()):
+                raise InvalidTableError(
+                    f"Table '{self._table_name}', column '{name}': the datetime_format of dates "
+                    f"must have a '%z' if they have a time zone and none otherwise, received "
+                    f'{form!r} for {values.dtype}. Correct datetime_format, or remove it.'
+                )
+            if is_date and form and not can_be_written(values, form):
+                raise InvalidTableError(
+                    f"Table '{self._table_name}', column '{name}': dates must be in the range of "
+                    f'their type as their format writes them, received {values.min()} to '
+                    f'{values.max()} for {form!r}. Correct datetime_format, or remove it.'
+                )
+            if column['sdtype'] == 'numerical' and values.dtype == object and values.notna().any():
+                raise InvalidTableError(
+                    f"Table '{self._table_name}', column '{name}': numbers must have a numerical "
+                    f'dtype, received {values.dropna().iloc[0]!r} in a column of objects. Convert '
+                    'it with pandas.to_numeric.'
+                )
         return super()._validate(table_data)
 
     def preprocess(self, data: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
@@ -392,6 +428,14 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
                     f"Table '{self._table_name}' must have distinct column names, also as text, "
                     f'received {sorted(set(repeated))} twice. Rename columns.'
                 )
+            for name in table.select_dtypes(object):
+                unhashable = table[name][~table[name].map(pd.api.types.is_hashable)]
+                if len(unhashable):
+                    raise InvalidTableError(
+                        f"Table '{self._table_name}', column '{name}': values must be hashable, "
+                        f'received {unhashable.iloc[0]!r}. Turn lists and dictionaries into text '
+                        'or into columns of their own.'
+                    )
         try:
             return super().preprocess(data)
         except Exception:
@@ -437,8 +481,28 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
             )
         processed = super()._preprocess(table_data)
         seed_generators(self._data_processor, self.seed)
+        self._drawn = 0
+        for name in keep_zones(self._data_processor, table_data):
+            raise InvalidTableError(
+                f"Table '{self._table_name}', column '{name}': dates of several time zones come "
+                f'back in UTC, received {table_data[name].dropna().iloc[0]!r}, whose format has no '
+                'place for its hours. Convert the column to datetime64.'
+            )
+        self._require_values(table_data, processed)
         self._require_columns(processed)
         return processed
+
+    def _require_values(self, table: pd.DataFrame, processed: pd.DataFrame) -> None:
+        """Refuse values that transformers made missing values of, as dates of mixed zones."""
+        for name in table.columns.intersection(processed.columns):
+            lost = processed[name].isna().to_numpy() & table[name].notna().to_numpy()
+            if lost.any():
+                raise InvalidTableError(
+                    f"Table '{self._table_name}', column '{name}': every value must be readable, "
+                    f'{int(lost.sum())} value(s) are not, the first is '
+                    f'{table[name][lost].iloc[0]!r}. Give the column one format and one time '
+                    'zone, and name the format in the metadata.'
+                )
 
     def fit_processed_data(self, processed_data: dict[str, pd.DataFrame]) -> None:
         """Fit the model to a table from `preprocess`.
@@ -475,18 +539,24 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
         )
 
     def _ordinal_values(self, processed: pd.DataFrame) -> dict[Hashable, Sequence]:
-        """Ascending values of ordinal columns; those that were too rare have no token."""
+        """Ascending values of ordinal columns; those that were too rare have no token.
+
+        Nor do those that the column's own type has no place for.
+        """
         columns = self._get_table_metadata().columns
         keeps_all = self.rare_category_threshold == 1
-        return {
-            name: [
-                value
-                for value in column['range_values']
-                if keeps_all or (processed[name] == value).any()
-            ]
-            for name, column in columns.items()
-            if column['sdtype'] == 'ordinal' and column.get('range_values')
-        }
+        values = {}
+        for name, column in columns.items():
+            if column['sdtype'] == 'ordinal' and column.get('range_values'):
+                dtype = processed[name].dtype
+                has_all = not isinstance(dtype, pd.CategoricalDtype)
+                values[name] = [
+                    value
+                    for value in column['range_values']
+                    if (keeps_all and (has_all or value in dtype.categories))
+                    or (processed[name] == value).any()
+                ]
+        return values
 
     # Fitting
 
@@ -524,11 +594,15 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
     def _identity(self, schema: TableSchema, tokens: torch.Tensor) -> str:
         """What decides the weights that a fit ends with."""
         columns, arrays = store_schema(schema)
-        parameters = self.get_parameters()
-        for name in ('verbose', 'enable_gpu'):
-            del parameters[name]
         versions = {'sdv-nvib': __version__, 'torch': torch.__version__}
-        return fingerprint([parameters, columns, versions], {**arrays, 'tokens': tokens})
+        return fingerprint(
+            [self._deciding_parameters(), columns, versions], {**arrays, 'tokens': tokens}
+        )
+
+    def _deciding_parameters(self) -> dict[str, Any]:
+        """Arguments of the constructor that decide what comes out."""
+        outside = ('verbose', 'enable_gpu')
+        return {name: v for name, v in self.get_parameters().items() if name not in outside}
 
     def _fit(self, processed_table: pd.DataFrame) -> None:
         """Learn the schema, train the network, keep it with its best weights."""
@@ -692,22 +766,18 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
 
         Raises:
             NotFittedError: Nothing has been fitted yet.
-            ModelFileError: There are constraints, or values or transformers of classes that no
-                file can hold safely; `save` pickles them.
+            ModelFileError: There are values, transformers or constraints of classes that no file
+                can hold safely; `save` pickles them.
             StorageError: Something is in the folder, or it cannot be written.
         """
         self._validate_fit_before_sample()
-        if self._chained_constraints or self._reject_sampling_constraints:
-            raise ModelFileError(
-                f"save_model cannot hold constraints, table '{self._table_name}' has "
-                f'{len(self._get_all_constraints_list())}. Use `save`, which pickles.'
-            )
         columns, arrays = store_schema(self._schema)
         model, weights = store_model(self._model)
         parameters = {name: encode_value(v) for name, v in self.get_parameters().items()}
         documents = {
             'metadata.json': self._original_metadata.to_dict(),
             'parameters.json': parameters,
+            'constraints.json': store_constraints(self._get_all_constraints_list()),
             'transformers.json': store_processor(self._data_processor),
             'model.json': {
                 'fitted_date': self._fitted_date,
@@ -739,8 +809,11 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
             documents, tensors = read_folder(Path(folder))
             parameters = {k: decode_value(v) for k, v in documents['parameters.json'].items()}
             metadata = Metadata.load_from_dict(documents['metadata.json'])
+            for column in metadata.tables[metadata._get_single_table_name()].columns.values():
+                check_regex(column.get('regex_format') or '')
             metadata._reset_updated_flag()
             synthesizer = cls(metadata, **parameters)
+            synthesizer._restore_constraints(documents['constraints.json'])
             restore_processor(synthesizer._data_processor, documents['transformers.json'])
             stored = documents['model.json']
             datetime.date.fromisoformat(stored['fitted_date'])
@@ -757,9 +830,23 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
             synthesizer.reset_sampling()
         return synthesizer
 
+    def _restore_constraints(self, stored: list[dict[str, Any]]) -> None:
+        """Add the constraints of a file to a new synthesizer, and what they had learned."""
+        if not stored:
+            return
+        self.add_constraints(restore_constraints(stored))
+        metadata = self._original_metadata
+        constraints = [*self._chained_constraints, *self._reject_sampling_constraints]
+        for constraint, one in zip(constraints, stored, strict=True):
+            is_chained = constraint in self._chained_constraints
+            restore_learned(constraint, metadata if is_chained else self._original_metadata, one)
+            if is_chained:
+                metadata = constraint.get_updated_metadata(metadata)
+        self._constraints_fitted = True
+
     def _check_restored(self, stored: dict[str, Any]) -> None:
         """Take the last attributes of a loaded synthesizer, and compare its parts."""
-        columns = set(self._get_table_metadata().columns)
+        columns = set(self._original_metadata.tables[self._table_name].columns)
         modelled = self._data_processor._hyper_transformer._output_columns
         if set(stored['column_order']) != columns or set(self._schema.names) != set(modelled):
             raise ModelFileError('The columns of metadata, transformers and model must agree.')
@@ -797,7 +884,11 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
             main_table_name: Name of the table.
             max_tries_per_batch: Most tries of a batch where constraints reject rows.
             batch_size: Rows in a batch; `None` for all.
-            output_folder_path: Folder that the rows are written to, batch by batch, as CSV.
+            output_folder_path: Folder that the rows are written to, batch by batch, as CSV. With a
+                `batch_size` and without `shares` the rows are in the file alone, so that memory
+                does not grow with them, and the returned table has none; a call that was killed
+                goes on after its last whole batch when it is made again, by this synthesizer or
+                one that was loaded.
             shares: For columns to balance the weight of each value, in proportion to which it
                 occurs; values that are not named do not. The other columns follow the model given
                 these values. Two balanced columns are drawn independently of each other.
@@ -812,6 +903,7 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
         Raises:
             InvalidParameterError: A weight, temperature or top_p is out of its range, or of a
                 column that is not modelled.
+            StorageError: The folder cannot be written to, or holds rows of something else.
 
         Examples:
             >>> table = pd.DataFrame({'size': range(100), 'rare': [True] + [False] * 99})
@@ -825,6 +917,12 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
         """
         self._validate_fit_before_sample()
         with self._steered(temperature, top_p):
+            if output_folder_path and batch_size and batch_size < num_rows and not shares:
+                name = self._table_name if main_table_name is None else main_table_name
+                self._validate_table_name(name)
+                self._check_input_metadata_updated()
+                path = Path(output_folder_path) / f'{self._table_name}.csv'
+                return {name: self._sample_to_file(num_rows, max_tries_per_batch, batch_size, path)}
             if not shares:
                 with _telling_why():
                     return super().sample(
@@ -838,6 +936,44 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
             return self.sample_from_conditions(
                 [conditions], max_tries_per_batch, batch_size, output_folder_path
             )
+
+    def _sample_to_file(
+        self, num_rows: int, max_tries: int, batch_size: int, path: Path
+    ) -> pd.DataFrame:
+        """Batches to a CSV file, after those that are in it; returns a table without rows.
+
+        Every batch has a seed of its own, so that one that is drawn after a continuation is the
+        one that it would have been.
+        """
+        if not self._random_state_set:
+            self._set_random_state(FIXED_RNG_SEED)
+        steering = None if self._steering is None else vars(self._steering)
+        identity = fingerprint(
+            [self._deciding_parameters(), num_rows, batch_size, max_tries, steering],
+            self._model.network.state_dict(),
+        )
+        seed = int(self._model.rng.integers(2**62))
+        file = BatchFile(path, BatchProgress(identity, seed, self._drawn))
+        done = file.progress
+        if file.is_continued:
+            skip_generated(self._data_processor, done.drawn, batch_size)
+            self._drawn = done.drawn
+        with tqdm(total=num_rows, initial=done.batches * batch_size, desc='Sampling rows') as bar:
+            for batch in range(done.batches, math.ceil(num_rows / batch_size)):
+                state = np.random.SeedSequence([done.seed, batch]).generate_state(1, np.uint64)
+                self._set_random_state(int(state[0] >> 1))
+                size = min(batch_size, num_rows - batch * batch_size)
+                rows = self._sample_batch(size, max_tries)
+                file.append(rows, self._drawn)
+                bar.update(len(rows))
+        file.finish()
+        has_names = len(self._original_columns) > 0
+        return pd.DataFrame(columns=self._original_columns if has_names else self._column_order)
+
+    def reset_sampling(self) -> None:
+        """Draw the rows, keys and personal data again that came first after `fit`."""
+        super().reset_sampling()
+        self._drawn = 0
 
     def _balanced(self, num_rows: int, shares: Mapping[str, Mapping[Any, float]]) -> pd.DataFrame:
         """Columns whose values have the wanted shares, exactly but for rounding."""
@@ -913,6 +1049,7 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
 
     def _sample_rows(self, *args: Any, **kwargs: Any) -> tuple[pd.DataFrame, int]:
         """Rows in the order of the fitted table's columns."""
+        self._drawn += args[0]
         sampled, num_valid = super()._sample_rows(*args, **kwargs)
         order = [name for name in self._column_order if name in sampled.columns]
         return sampled[order + [name for name in sampled.columns if name not in order]], num_valid
