@@ -40,7 +40,9 @@ __all__ = [
     'Checkpoint',
     'decode_value',
     'encode_value',
+    'file_checksum',
     'fingerprint',
+    'flush',
     'read_folder',
     'reading',
     'restore_model',
@@ -247,15 +249,15 @@ def write_folder(folder: Path, documents: Mapping[str, Any], tensors: Mapping[st
             'format': FORMAT,
             'format_version': FORMAT_VERSION,
             'versions': {name: importlib.metadata.version(name) for name in PACKAGES},
-            'files': {name: _fingerprint(temporary / name) for name in files},
+            'files': {name: file_checksum(temporary / name) for name in files},
         }
         manifest['checksum'] = _checksum_of(manifest)
         (temporary / MANIFEST).write_text(json.dumps(manifest, indent=2), 'ascii')
         for name in [*files, MANIFEST]:
-            _flush(temporary / name)
+            flush(temporary / name)
         temporary.chmod(0o755)
         temporary.rename(folder)
-        _flush(folder.parent)
+        flush(folder.parent)
     except (OSError, SafetensorError) as error:
         raise StorageError(
             f"The model could not be saved to '{folder}': {error}. The model in memory is as it "
@@ -291,7 +293,7 @@ def read_folder(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         raise ModelFileError(f'{MANIFEST} must list plain file names, {TENSORS} among them.')
     for name, expected in files.items():
         if (folder / name).stat().st_size != expected['bytes'] or (
-            _fingerprint(folder / name) != expected
+            file_checksum(folder / name) != expected
         ):
             raise ModelFileError(f'{name} does not match its checksum. Take another copy.')
     documents = {name: _load_json(folder / name) for name in files if name != TENSORS}
@@ -327,7 +329,8 @@ def _refuse_constant(text: str) -> None:
     raise ModelFileError(f'JSON numbers must be finite, received {text}.')
 
 
-def _fingerprint(path: Path) -> dict[str, Any]:
+def file_checksum(path: Path) -> dict[str, Any]:
+    """SHA-256 and size of a file."""
     with path.open('rb') as file:
         digest = hashlib.file_digest(file, 'sha256') if hasattr(hashlib, 'file_digest') else None
         if digest is None:  # Python 3.10
@@ -341,7 +344,7 @@ def _checksum_of(document: Any) -> str:
     return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
 
 
-def _flush(path: Path) -> None:
+def flush(path: Path) -> None:
     """Have the disk hold a file or a folder's entries before going on."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
@@ -597,9 +600,9 @@ class Checkpoint:
             checksum = fingerprint(content, state.tensors)
             tensors = {name: tensor.contiguous() for name, tensor in state.tensors.items()}
             save_file(tensors, temporary, {'state': text, 'checksum': checksum})
-            _flush(temporary)
+            flush(temporary)
             temporary.replace(self.path)
-            _flush(self.path.parent)
+            flush(self.path.parent)
             self.failure = None
         except (OSError, SafetensorError) as error:
             self.failure = StorageError(
