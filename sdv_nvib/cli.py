@@ -358,6 +358,15 @@ def _condition(
 @click.option(
     '--like', type=IN_FILE, help='Table of known columns; the others are drawn for each row.'
 )
+@click.option(
+    '--to-parquet',
+    'folder',
+    type=click.Path(file_okay=False, path_type=Path),
+    help='Folder of Parquet files in place of a table; the same command goes on where it ended.',
+)
+@click.option(
+    '--workers', type=click.IntRange(1), help='Processes for --to-parquet; one if left out.'
+)
 @force_option
 @quiet_option
 def sample(
@@ -366,6 +375,8 @@ def sample(
     output: Path | None,
     conditions: tuple[str, ...],
     like: Path | None,
+    folder: Path | None,
+    workers: int | None,
     force: bool,
     quiet: bool,
 ) -> None:
@@ -376,23 +387,35 @@ def sample(
       sdv-nvib sample model.pkl --rows 1000 -o synthetic.parquet
       sdv-nvib sample model.pkl --rows 50 --condition sex=F --condition age=30
       sdv-nvib sample model.pkl --like known.csv -o completed.csv
+      sdv-nvib sample model.pkl --rows 1000000 --to-parquet people --workers 4
     """
     if like is not None and (conditions or rows):
         raise click.UsageError('--like gives rows and values: leave out --rows and --condition.')
+    if folder is not None and (output or like):
+        raise click.UsageError('--to-parquet takes the place of -o, and does not go with --like.')
+    if workers is not None and folder is None:
+        raise click.UsageError('--workers goes with --to-parquet.')
     _require_free(output, force)
     if output is not None:
         _format(output)
     synthesizer, metadata, name = _load(model)
     batch_size = None if quiet else BATCH_ROWS  # SDV shows its line where there are batches
+    rows = rows or 100
+    wanted = (
+        [Condition(_condition(synthesizer, name, conditions), num_rows=rows)] if conditions else []
+    )
+    if folder is not None:
+        synthesizer.verbose = not quiet
+        synthesizer.sample_to_parquet(folder, rows, workers=workers or 1, conditions=wanted)
+        return
     with _progress(quiet):
         if like is not None:
             known = _read_table(like, metadata)
             drawn = synthesizer.sample_remaining_columns(known, batch_size=batch_size)
-        elif conditions:
-            condition = Condition(_condition(synthesizer, name, conditions), num_rows=rows or 100)
-            drawn = synthesizer.sample_from_conditions([condition], batch_size=batch_size)
+        elif wanted:
+            drawn = synthesizer.sample_from_conditions(wanted, batch_size=batch_size)
         else:
-            drawn = synthesizer.sample(num_rows=rows or 100, batch_size=batch_size)
+            drawn = synthesizer.sample(num_rows=rows, batch_size=batch_size)
     _write_table(drawn[name], output)
 
 

@@ -42,6 +42,7 @@ __all__ = [
     'Checkpoint',
     'decode_value',
     'encode_value',
+    'file_checksum',
     'fingerprint',
     'flush',
     'read_folder',
@@ -264,7 +265,7 @@ def write_folder(folder: Path, documents: Mapping[str, Any], tensors: Mapping[st
             'format': FORMAT,
             'format_version': FORMAT_VERSION,
             'versions': {name: importlib.metadata.version(name) for name in PACKAGES},
-            'files': {name: _fingerprint(temporary / name) for name in files},
+            'files': {name: file_checksum(temporary / name) for name in files},
         }
         manifest['checksum'] = _checksum_of(manifest)
         (temporary / MANIFEST).write_text(json.dumps(manifest, indent=2), 'ascii')
@@ -308,7 +309,7 @@ def read_folder(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         raise ModelFileError(f'{MANIFEST} must list plain file names, {TENSORS} among them.')
     for name, expected in files.items():
         if (folder / name).stat().st_size != expected['bytes'] or (
-            _fingerprint(folder / name) != expected
+            file_checksum(folder / name) != expected
         ):
             raise ModelFileError(f'{name} does not match its checksum. Take another copy.')
     documents = {name: _load_json(folder / name) for name in files if name != TENSORS}
@@ -344,7 +345,8 @@ def _refuse_constant(text: str) -> None:
     raise ModelFileError(f'JSON numbers must be finite, received {text}.')
 
 
-def _fingerprint(path: Path) -> dict[str, Any]:
+def file_checksum(path: Path) -> dict[str, Any]:
+    """SHA-256 and size of a file."""
     with path.open('rb') as file:
         digest = hashlib.file_digest(file, 'sha256') if hasattr(hashlib, 'file_digest') else None
         if digest is None:  # Python 3.10

@@ -3,13 +3,15 @@
 Between persistence and the synthesizer in the flow; with the synthesizer the only module that
 touches SDV's and RDT's private state. Transformers are made again by their constructors, from an
 allow-list of classes, and then get what they had learned, from an allow-list of attributes with
-their types; constraints likewise.
+their types; constraints likewise. And keys for parts of a table that know nothing of each other.
 """
 
 import datetime
 import hashlib
 import inspect
+import string
 import sys
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -18,6 +20,7 @@ from faker.config import PROVIDERS
 from rdt.transformers import (
     AnonymizedFaker,
     FloatFormatter,
+    IndexGenerator,
     NullTransformer,
     RegexGenerator,
     UnixTimestampEncoder,
@@ -35,18 +38,21 @@ if sys.version_info >= (3, 11):
 else:
     import sre_parse as regex_parser
 
-from sdv_nvib.errors import ModelFileError
+from sdv_nvib.errors import InvalidParameterError, ModelFileError
+from sdv_nvib.ids import CountedIds, PatternIds, pattern_of_template
 from sdv_nvib.persistence import decode_value, encode_value
 
 __all__ = [
     'can_be_written',
     'check_regex',
     'keep_zones',
+    'key_formats',
     'restore_constraints',
     'restore_learned',
     'restore_processor',
     'seed_generators',
     'skip_generated',
+    'skip_keys',
     'store_constraints',
     'store_processor',
 ]
@@ -125,6 +131,7 @@ MAX_SEED = 2**32 - 2
 MAX_REGEX_LENGTH, MAX_REGEX_COST, ENDLESS_REPEATS = 1000, 10**6, 16
 MAX_CARDINALITY = 10**7
 MAX_FAKER_LENGTH = 10**4  # of texts and lists; limits of a random number may be larger
+TEMPLATES = ('bothify', 'lexify', 'numerify')
 
 
 def seed_generators(processor: DataProcessor, seed: int) -> None:
@@ -202,6 +209,66 @@ def skip_generated(processor: DataProcessor, num_rows: int, batch_size: int) -> 
             hyper.create_anonymized_columns(num_rows=size, column_names=others)
         if processor._keys:
             processor.generate_keys(size)
+
+
+def key_formats(
+    processor: DataProcessor, table_name: str
+) -> dict[str, CountedIds | PatternIds | None]:
+    """How the values of the columns without repeats are made, each from its number.
+
+    Returns:
+        Column to its format; `None` where only Faker can make the values, which are text.
+
+    Raises:
+        InvalidParameterError: A column's values cannot be told apart between parts.
+    """
+    formats: dict[str, CountedIds | PatternIds | None] = {}
+    for name, transformer in processor._hyper_transformer.field_transformers.items():
+        if transformer is None or not transformer.is_generator():
+            continue
+        where = f"Table '{table_name}', column '{name}'"
+        if type(transformer) not in (RegexGenerator, AnonymizedFaker):
+            raise InvalidParameterError(
+                f'{where}: parts can be drawn with RegexGenerator and AnonymizedFaker alone, '
+                f'received {type(transformer).__name__}. Fit with the default transformer.'
+            )
+        if transformer.cardinality_rule in ('match', 'scale'):
+            raise InvalidParameterError(
+                f"{where}: parts do not know each other's values, so the cardinality_rule must be "
+                f"'unique' or None, received {transformer.cardinality_rule!r}. Fit with one of "
+                'these.'
+            )
+        if transformer.cardinality_rule == 'unique':
+            formats[name] = _key_format(transformer, processor._dtypes[name], where)
+    return formats
+
+
+def _key_format(transformer: Any, dtype: Any, where: str) -> CountedIds | PatternIds | None:
+    is_number = pd.api.types.is_numeric_dtype(dtype)
+    if isinstance(transformer, RegexGenerator):
+        return PatternIds(transformer.regex_format, where, as_number=is_number)
+    function, options = transformer.function_name, transformer.function_kwargs
+    if function == 'random_int' and is_number:
+        # SDV's range for integer keys is its own choice, not the table's.
+        last = np.iinfo(dtype.name.lower()).max if pd.api.types.is_integer_dtype(dtype) else 2**53
+        return CountedIds(options['min'], int(last))
+    if function in TEMPLATES and 'text' in options:
+        letters = options.get('letters', string.ascii_letters)
+        return PatternIds(pattern_of_template(options['text'], letters), where, as_number=is_number)
+    if is_number:
+        raise InvalidParameterError(
+            f'{where}: keys made by {function} must be text for parts to mark them, received '
+            f'{dtype}. Fit with text, or with an id that has a regex_format.'
+        )
+    return None
+
+
+def skip_keys(processor: DataProcessor, names: Iterable[str]) -> None:
+    """Have a processor count in place of making these columns' values, which is slow."""
+    for name in names:
+        counter = IndexGenerator()
+        counter.fit(pd.DataFrame({name: [0]}), name)
+        processor._hyper_transformer.field_transformers[name] = counter
 
 
 def store_processor(processor: DataProcessor) -> dict[str, Any]:

@@ -63,6 +63,12 @@ class FittedModel:
         self._generator = torch.Generator(self.network.device).manual_seed(random_state)
         self.rng = np.random.default_rng(random_state)
 
+    def with_random_state(self, random_state: int) -> 'FittedModel':
+        """The same network and posteriors, with generators of their own."""
+        model = FittedModel(self.network, self.history, self.enable_gpu, self.posteriors)
+        model.set_random_state(random_state)
+        return model
+
     def __getstate__(self) -> dict[str, Any]:
         state = self.__dict__.copy()
         device = self.network.device

@@ -6,6 +6,8 @@ makes tokens, the trainer a model; sampling goes the same way back.
 
 import copy
 import datetime
+import functools
+import hashlib
 import math
 import os
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
@@ -39,6 +41,15 @@ from sdv_nvib.errors import (
 )
 from sdv_nvib.generation import Steering
 from sdv_nvib.model import ModelConfig, TabularNVIB
+from sdv_nvib.parts import (
+    ENGINES,
+    PartFolder,
+    PartTask,
+    Plan,
+    infer_schema,
+    installed_versions,
+    run_parts,
+)
 from sdv_nvib.persistence import (
     Checkpoint,
     decode_value,
@@ -56,11 +67,13 @@ from sdv_nvib.processor import (
     can_be_written,
     check_regex,
     keep_zones,
+    key_formats,
     restore_constraints,
     restore_learned,
     restore_processor,
     seed_generators,
     skip_generated,
+    skip_keys,
     store_constraints,
     store_processor,
 )
@@ -83,6 +96,8 @@ IMPUTATIONS = ('sample', 'mean')
 MEAN_DRAWS = 25
 MAX_SEED = 2**32 - 1
 ATTACK_ROWS = 4000
+PART_BATCH_ROWS = 50_000  # every part's rows follow from it
+SCHEMA_ROWS = 1000
 LATENT_SOURCES = ('prior', 'posteriors')
 REPLACEMENTS = ('frequent', 'missing')
 LOSS_COLUMNS = {
@@ -1053,6 +1068,243 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
         sampled, num_valid = super()._sample_rows(*args, **kwargs)
         order = [name for name in self._column_order if name in sampled.columns]
         return sampled[order + [name for name in sampled.columns if name not in order]], num_valid
+
+    # Sampling in parts
+
+    def sample_to_parquet(
+        self,
+        folder: str | Path,
+        num_rows: int,
+        rows_per_part: int = 100_000,
+        *,
+        workers: int = 1,
+        engine: str = 'processes',
+        seed: int = 0,
+        conditions: Sequence[Condition] = (),
+        max_tries_per_batch: int = 100,
+    ) -> list[Path]:
+        """Write rows, as many as the disk holds, to a folder of Parquet files.
+
+        Each file holds what `sample_part` draws: any number of workers, in any order, makes the
+        same files. A call that ended early or was killed goes on when it is made again with the
+        same arguments. `_manifest.json` lists the parts that are whole, with rows and checksums.
+
+        Args:
+            folder: A new or empty folder, or one that the same call began. All workers write to it.
+            num_rows: Rows of all parts.
+            rows_per_part: Rows of each file but the last.
+            workers: How many processes or actors draw parts, each with a copy of the model and
+                one thread. One, with the engine 'processes', is this process itself.
+            engine: 'processes' of this machine, or 'ray' for Ray Data.
+            seed: Seed of the rows.
+            conditions: SDV's conditions; their rows must add up to `num_rows`.
+            max_tries_per_batch: Most tries of a batch where constraints reject rows.
+
+        Returns:
+            The files, in order.
+
+        Raises:
+            InvalidParameterError: An argument is out of its range, keys cannot be made in parts, or
+                a package is missing.
+            ConditionError: Too many rows are rejected.
+            StorageError: The folder is of another model or other arguments, or cannot be written.
+            WorkerError: The workers die again and again.
+        """
+        draw = functools.partial(
+            self.sample_part,
+            num_rows=num_rows,
+            rows_per_part=rows_per_part,
+            seed=seed,
+            conditions=conditions,
+            max_tries_per_batch=max_tries_per_batch,
+        )
+        draw(0)  # checks the arguments
+        self._whole_number('workers', workers, 1)
+        if engine not in ENGINES:
+            raise InvalidParameterError(f'engine must be one of {ENGINES}, received {engine!r}.')
+        plan = Plan(
+            model=self._fingerprint(),
+            num_rows=num_rows,
+            rows_per_part=rows_per_part,
+            seed=seed,
+            conditions=[
+                [c.get_num_rows(), encode_value(c.get_column_values())] for c in conditions
+            ],
+            device=self._model.network.device.type,
+            versions=installed_versions(),
+        )
+        opened = PartFolder(Path(folder).absolute(), plan)
+        missing = opened.open_parts()
+        if missing:
+            first_rows = next(self.sample_part(0, min(num_rows, SCHEMA_ROWS)))
+            schema = infer_schema(first_rows, f"Table '{self._table_name}'")
+            task = PartTask(draw, opened.folder, schema)
+            with tqdm(total=num_rows, unit='row', disable=not self.verbose) as progress:
+                progress.update(num_rows - sum(plan.rows_of(part) for part in missing))
+                for record in run_parts(task, missing, workers, engine):
+                    opened.add(record)
+                    progress.update(record.rows)
+        opened.close()
+        return opened.paths()
+
+    def sample_part(
+        self,
+        part: int,
+        num_rows: int,
+        rows_per_part: int = 100_000,
+        *,
+        seed: int = 0,
+        conditions: Sequence[Condition] = (),
+        max_tries_per_batch: int = 100,
+    ) -> Iterator[pd.DataFrame]:
+        """Draw one part of a large table, independently of all other parts.
+
+        The rows follow from the model, the arguments and the number of the part, not from what
+        else is or was sampled. Ids that may not repeat take the numbers of their rows, so they
+        are distinct between parts too; other personal data that may not repeat, such as e-mail
+        addresses, begins with the number of its part.
+
+        Args:
+            part: Number of the part, from 0.
+            num_rows: Rows of all parts.
+            rows_per_part: Rows of each part but the last.
+            seed: Seed of all parts.
+            conditions: SDV's conditions on the rows of all parts, in their order.
+            max_tries_per_batch: Most tries of a batch where constraints reject rows.
+
+        Returns:
+            The part's rows, in tables of at most 50,000.
+
+        Raises:
+            InvalidParameterError: An argument is out of its range, or keys cannot be made in parts.
+            ConditionError: Too many rows are rejected.
+
+        Example:
+            >>> table = pd.DataFrame({'key': range(80), 'paid': [True, False] * 40})
+            >>> columns = {'key': {'sdtype': 'id'}, 'paid': {'sdtype': 'boolean'}}
+            >>> described = {'t': {'columns': columns, 'primary_key': 'key'}}
+            >>> metadata = Metadata.load_from_dict({'tables': {'t': described}})
+            >>> synthesizer = NVIBSynthesizer(metadata, epochs=2)
+            >>> synthesizer.fit({'t': table})
+            >>> last = next(synthesizer.sample_part(2, num_rows=25, rows_per_part=10))
+            >>> last['key'].to_list()
+            [20, 21, 22, 23, 24]
+        """
+        self._validate_fit_before_sample()
+        self._whole_number('num_rows', num_rows, 1)
+        self._whole_number('rows_per_part', rows_per_part, 1)
+        self._whole_number('part', part, 0, -(-num_rows // rows_per_part) - 1)
+        self._whole_number('seed', seed, 0, MAX_SEED)
+        if not all(isinstance(condition, Condition) for condition in conditions):
+            raise InvalidParameterError(
+                'conditions must be of the class sdv.sampling.Condition, received '
+                f'{[type(condition).__name__ for condition in conditions]}.'
+            )
+        ends = np.cumsum([condition.get_num_rows() for condition in conditions])
+        if len(ends) and ends[-1] != num_rows:
+            raise InvalidParameterError(
+                f'num_rows must be the sum of the rows of the conditions, {ends[-1]}, received '
+                f'{num_rows}.'
+            )
+        formats = key_formats(self._data_processor, self._table_name)
+        for name, ids in formats.items():
+            if ids is not None and ids.size < num_rows:
+                raise InvalidParameterError(
+                    f"Table '{self._table_name}', column '{name}': its format makes {ids.size} "
+                    f'different values, num_rows is {num_rows}. Give it a longer regex_format in '
+                    'the metadata, and fit again.'
+                )
+        for condition in conditions:
+            for name in formats.keys() & condition.get_column_values().keys():
+                raise InvalidParameterError(
+                    f"Table '{self._table_name}', column '{name}': a value that may not repeat "
+                    'cannot be a condition. Leave it out.'
+                )
+        one_of_each = [Condition(c.get_column_values(), num_rows=1) for c in conditions]
+        self._validate_conditions(self._make_condition_dfs(one_of_each))
+        drawer = self._drawer(
+            f'{seed} {part}', [n for n, ids in formats.items() if ids is not None]
+        )
+        stop = min(num_rows, (part + 1) * rows_per_part)
+
+        def draw() -> Iterator[pd.DataFrame]:
+            for start in range(part * rows_per_part, stop, PART_BATCH_ROWS):
+                end = min(start + PART_BATCH_ROWS, stop)
+                wanted = [
+                    Condition(condition.get_column_values(), num_rows=overlap)
+                    for condition, last in zip(conditions, ends.tolist(), strict=True)
+                    if (overlap := min(end, last) - max(start, last - condition.get_num_rows())) > 0
+                ]
+                rows = drawer._draw_all(end - start, wanted, max_tries_per_batch)
+                for name, ids in formats.items():
+                    if ids is None:
+                        rows[name] = f'{part}-' + rows[name].astype(str)
+                    else:
+                        rows[name] = pd.Series(ids.values(start, len(rows)), rows.index).astype(
+                            self._data_processor._dtypes[name]
+                        )
+                yield rows
+
+        return draw()
+
+    def _drawer(self, seed: str, keys: list[str]) -> 'NVIBSynthesizer':
+        """This synthesizer with generators of its own; it counts in place of making keys."""
+        drawer = copy.copy(self)
+        number = int.from_bytes(hashlib.sha256(seed.encode()).digest()[:8], 'big') // 2
+        drawer._data_processor = copy.deepcopy(self._data_processor)
+        skip_keys(drawer._data_processor, keys)
+        seed_generators(drawer._data_processor, number)
+        drawer._model = self._model.with_random_state(number)
+        drawer._random_state_set = True
+        return drawer
+
+    def _draw_all(
+        self, num_rows: int, conditions: Sequence[Condition], max_tries: int
+    ) -> pd.DataFrame:
+        """Exactly so many rows, under conditions if there are any."""
+        if conditions:
+            drawn = [  # SDV would put conditions on the same columns together
+                self._sample_with_conditions(rows, max_tries, None)
+                for condition in conditions
+                for rows in self._make_condition_dfs([condition])
+            ]
+            table = pd.concat(drawn, ignore_index=True)
+        else:
+            table = self._sample_in_batches(num_rows, num_rows, max_tries)
+        if len(table) < num_rows:
+            raise ConditionError(
+                f"Table '{self._table_name}': constraints and conditions let {len(table)} of "
+                f'{num_rows} rows through in {max_tries} tries. Raise max_tries_per_batch, or ask '
+                'for something likelier.'
+            )
+        return table
+
+    @staticmethod
+    def _whole_number(name: str, value: int, least: int, most: int | None = None) -> None:
+        is_number = isinstance(value, int | np.integer) and not isinstance(value, bool)
+        if not is_number or value < least or (most is not None and value > most):
+            until = '' if most is None else f' and at most {most}'
+            raise InvalidParameterError(
+                f'{name} must be a whole number of at least {least}{until}, received {value!r}.'
+            )
+
+    def _fingerprint(self) -> str:
+        """What decides the rows that this synthesizer draws, but for versions and device."""
+        columns, arrays = store_schema(self._schema)
+        _, weights = store_model(self._model)
+        parameters = self.get_parameters()
+        for name in ('verbose', 'enable_gpu'):
+            del parameters[name]
+        transformers = self._data_processor._hyper_transformer.field_transformers
+        documents = [
+            parameters,
+            columns,
+            self._original_metadata.to_dict(),
+            [constraint.get_constraint_dict() for constraint in self.get_constraints()],
+            [[name, repr(transformer)] for name, transformer in transformers.items()],
+            self._column_order,
+        ]
+        return fingerprint(documents, {**arrays, **weights})
 
     # Conditions
 

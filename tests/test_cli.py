@@ -70,6 +70,18 @@ def test_sample_completes_known_rows(folder):
     pd.testing.assert_frame_equal(table[list(known)], known)
 
 
+def test_sample_writes_parts_and_goes_on(folder):
+    words = ['sample', folder / 'model.pkl', '--rows', 30, '--to-parquet', folder / 'parts']
+    run(*words, '--condition', 'gender=F', '--quiet')
+    part = folder / 'parts' / 'part-000000.parquet'
+    written = part.read_bytes()
+    assert (pd.read_parquet(folder / 'parts')['gender'] == 'F').all()
+    part.unlink()
+    run(*words, '--condition', 'gender=F', '--quiet')
+    assert part.read_bytes() == written
+    assert 'begun with conditions' in run(*words, code=1).stderr
+
+
 def test_evaluate_and_report(folder):
     scored = [folder / 'model.pkl', folder / 'real.csv', '--test', folder / 'test.parquet']
     result = run('evaluate', *scored, '--target', 'work_experience', '--rows', 50)
@@ -167,6 +179,8 @@ def test_nothing_is_overwritten_without_force(folder):
         (['sample', 'MODEL', '--condition', 'gender=robot'], 1, 'robot'),
         (['sample', 'MODEL', '--condition', 'gender'], 2, 'name=value'),
         (['sample', 'MODEL', '--like', 'FOLDER/real.csv', '--rows', '3'], 2, 'leave out --rows'),
+        (['sample', 'MODEL', '--to-parquet', 'FOLDER/p', '-o', 'FOLDER/x.csv'], 2, 'place of -o'),
+        (['sample', 'MODEL', '--workers', '2'], 2, 'goes with --to-parquet'),
         (['sample', 'FOLDER/nowhere.pkl'], 2, 'does not exist'),
         (['sample', 'FOLDER/real.csv'], 1, 'is no model'),
         (['sample', 'MODEL', '-o', 'FOLDER/none/x.csv'], 1, 'Make it first'),
