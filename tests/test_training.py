@@ -119,7 +119,7 @@ def test_held_out_rows_are_not_trained_on(make_trainer):
     rows = torch.arange(100).unsqueeze(1).repeat(1, 2)
     trainer = make_trainer(sizes=(100, 100), epochs=1)
     trainer.fit(rows)
-    train, held_out = (set(r[:, 0].tolist()) for r in (trainer.train_rows, trainer.validation_rows))
+    train, held_out = (set(r[:, 0].tolist()) for r in (trainer.rows.some, trainer.rows.held_out))
     assert len(held_out) == 10
     assert train | held_out == set(range(100))
     assert not train & held_out
