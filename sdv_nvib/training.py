@@ -274,7 +274,8 @@ class Trainer:
         self.model.start_from_marginals(self.rows.some)
         self.replica: nn.Module = self.model
         if self.rows.num_processes > 1:  # from here on all have the first one's weights
-            self.replica = DistributedDataParallel(self.model)
+            # The maps of ordered tokens are unused where a table has no ordered column.
+            self.replica = DistributedDataParallel(self.model, find_unused_parameters=True)
         self.average = AveragedModel(self.model, multi_avg_fn=_average)
         self.batch_size = min(num_rows, self.config.batch_size or _auto_batch_size(num_rows))
         # Every process has as many rows as any other: the mean of their gradients is the joint
