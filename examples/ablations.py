@@ -21,7 +21,8 @@ from sdv.single_table import NVIBSynthesizer
 from torch.nn import functional
 
 from sdv_nvib import quality
-from sdv_nvib.model import TabularNVIB, draw_tokens
+from sdv_nvib.generation import draw_tokens
+from sdv_nvib.model import TabularNVIB
 from sdv_nvib.nvib import prior_mixture, sample_mixture
 
 CHUNK = 1024

@@ -33,10 +33,9 @@ from sdv_nvib.nvib import (
     sample_prior,
 )
 
-__all__ = ['ModelConfig', 'ModelOutput', 'Steering', 'TabularNVIB']
+__all__ = ['ModelConfig', 'ModelOutput', 'TabularNVIB']
 
 NUM_FREQUENCIES = 16
-ROWS_PER_ORDER = 256  # more orders bring no more quality, and cost time
 ACTIVE_NATS = 0.1  # a component counts as active when more than this passes through it
 
 
@@ -97,34 +96,6 @@ class ModelOutput:
         divergence = mixture.logvar.exp() + mixture.mu.square() - 1.0 - mixture.logvar
         share = mixture.weights * mixture.weights.shape[1] * 0.5 * divergence.sum(-1)
         return (share > ACTIVE_NATS).sum(-1)
-
-
-@dataclass(frozen=True)
-class Steering:
-    """How tokens are drawn, column by column.
-
-    Attributes:
-        temperature: What log-probabilities are divided by, positive; below 1 sharper.
-        top_p: Share of the probability, in (0, 1], whose fewest most likely tokens are drawn from.
-        excluded: A token that is never drawn, -1 for none.
-    """
-
-    temperature: tuple[float, ...]
-    top_p: tuple[float, ...]
-    excluded: tuple[int, ...]
-
-    def apply(self, logits: Tensor, column: int) -> Tensor:
-        """Steered logits of one column, `(B, V)` to the same."""
-        logits = logits.float() / self.temperature[column]
-        if self.excluded[column] >= 0:
-            logits[:, self.excluded[column]] = -math.inf
-        if self.top_p[column] < 1:
-            ordered, places = logits.sort(descending=True)
-            shares = ordered.softmax(-1)
-            # A token stays where those before it do not make up the share yet: the first always.
-            is_tail = shares.cumsum(-1) - shares >= self.top_p[column]
-            logits = logits.masked_fill(is_tail.gather(1, places.argsort(1)), -math.inf)
-        return logits
 
 
 class TokenTable(nn.Module):
@@ -408,19 +379,36 @@ class TabularNVIB(nn.Module):
             order: A permutation of the columns for each row, `(B, n)`.
             generator: Source of the latent noise.
         """
-        placed = tokens.gather(1, order)
-        # No query reads the component of the last column in the order: it is not computed.
-        seen = self.num_columns - 1 if self.is_any_order else self.num_columns
-        mixture = self.encode(placed[:, :seen], order[:, :seen])
-        sample = sample_mixture(mixture, self.config.kappa, generator)
-        hidden = self.decode(sample, order)
-        place = order.argsort(1).unsqueeze(-1).expand_as(hidden)
+        mixture, hidden = self._hidden_states(tokens, order, generator)
         return ModelOutput(
-            nll=self.token_nll(hidden.gather(1, place), tokens),
+            nll=self.token_nll(hidden, tokens),
             kl_gaussian=kl_gaussian(mixture, kappa=self.config.kappa),
             kl_dirichlet=kl_dirichlet(mixture, delta=self.config.delta, kappa=self.config.kappa),
             mixture=mixture,
         )
+
+    def _hidden_states(
+        self, tokens: Tensor, order: Tensor, generator: torch.Generator | None
+    ) -> tuple[Mixture, Tensor]:
+        """F, and from a sample of it the hidden states of all columns, in column order."""
+        placed = tokens.gather(1, order)
+        # No query reads the component of the last column in the order: it is not computed.
+        seen = self.num_columns - 1 if self.is_any_order else self.num_columns
+        mixture = self.encode(placed[:, :seen], order[:, :seen])
+        hidden = self.decode(sample_mixture(mixture, self.config.kappa, generator), order)
+        place = order.argsort(1).unsqueeze(-1).expand_as(hidden)
+        return mixture, hidden.gather(1, place)
+
+    def expected_counts(
+        self, tokens: Tensor, order: Tensor, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """How often each token of each column is expected in these rows, `(V,)`.
+
+        The sum over rows of its probability given F, as in `forward`.
+        """
+        _, hidden = self._hidden_states(tokens, order, generator)
+        columns = zip(hidden.unbind(1), self.output_layers(), strict=True)
+        return torch.cat([functional.linear(h, *layer).softmax(-1).sum(0) for h, layer in columns])
 
     def token_nll(self, hidden: Tensor, tokens: Tensor) -> Tensor:
         """Negative log-likelihood of each value, from hidden states in column order, `(B, n)`."""
@@ -462,26 +450,6 @@ class TabularNVIB(nn.Module):
             result[:, c] = functional.linear(hidden[:, 0], *layers[c]).argmax(-1)
         return result
 
-    @torch.inference_mode()
-    def decode_once(
-        self,
-        sample: MixtureSample,
-        generator: torch.Generator,
-        *,
-        steering: Steering | None = None,
-    ) -> Tensor:
-        """Single-pass generation: every column from one sample of F, `(B, n)` token ids."""
-        num_rows = sample.z.shape[0]
-        order = torch.arange(self.num_columns, device=self.device).expand(num_rows, -1)
-        hidden = self.decode(sample, order).unbind(1)
-        logits = [
-            functional.linear(h, *layer)
-            for h, layer in zip(hidden, self.output_layers(), strict=True)
-        ]
-        if steering is not None:
-            logits = [steering.apply(values, c) for c, values in enumerate(logits)]
-        return torch.stack([draw_tokens(values, generator) for values in logits], 1)
-
     def sample_latent(self, num_rows: int, generator: torch.Generator) -> MixtureSample:
         """F from the prior, with as many vectors as a full row has in training."""
         return sample_prior(
@@ -492,192 +460,3 @@ class TabularNVIB(nn.Module):
             like=self.column_query,
             generator=generator,
         )
-
-    @torch.inference_mode()
-    def generate(
-        self,
-        num_rows: int,
-        generator: torch.Generator,
-        *,
-        known: Tensor | None = None,
-        steering: Steering | None = None,
-    ) -> Tensor:
-        """Any-order generation: one column after the other, each few rows in another order.
-
-        Many orders average out what the model gets wrong in any one of them. A column's draw from F
-        is kept once made, and so are keys and values: each step encodes one new token per row and
-        asks one query.
-
-        Args:
-            num_rows: B.
-            generator: Source of randomness, on the model's device.
-            known: Token ids of values that are given, -1 where a value is to be drawn, `(B, n)`;
-                each row may know other columns. They come first in the row's order.
-            steering: How values are drawn, if not from the model's probabilities as they are.
-
-        Returns:
-            Token ids in column order, `(B, n)`.
-        """
-        if known is None:
-            known = torch.full((num_rows, self.num_columns), -1, device=self.device)
-        blocks = torch.arange(num_rows, device=self.device) // ROWS_PER_ORDER
-        places = torch.rand(
-            (math.ceil(num_rows / ROWS_PER_ORDER), self.num_columns),
-            generator=generator,
-            device=self.device,
-        )
-        order = (places[blocks] + (known < 0)).argsort(1)
-        num_known = int((known >= 0).sum(1).min()) if num_rows else 0
-        tokens = known.clone()
-        embedding, layers = self.token_embedding(), self.output_layers()
-        cache = _GenerationCache(self, num_rows, generator)
-        for place in range(self.num_columns):
-            column = order[:, place]
-            if place >= num_known:
-                hidden = cache.query(column)
-                self._draw_columns(hidden, column, tokens, layers, generator, steering)
-            if place + 1 < self.num_columns:
-                token = tokens.gather(1, column.unsqueeze(1)).squeeze(1)
-                cache.append(functional.embedding(token + self.offsets[column], embedding))
-        return tokens
-
-    def _draw_columns(
-        self,
-        hidden: Tensor,
-        column: Tensor,
-        tokens: Tensor,
-        layers: list[tuple[Tensor, Tensor]],
-        generator: torch.Generator,
-        steering: Steering | None,
-    ) -> None:
-        """Draw one value per row where it is not known yet: row b's of column `column[b]`."""
-        unknown = tokens.gather(1, column.unsqueeze(1)).squeeze(1) < 0
-        asked = torch.where(unknown, column, self.num_columns)
-        sizes = asked.bincount(minlength=self.num_columns + 1).tolist()
-        groups = asked.argsort(stable=True).split(sizes)
-        for c, rows in enumerate(groups[: self.num_columns]):
-            if len(rows):
-                logits = functional.linear(hidden[rows], *layers[c])
-                if steering is not None:
-                    logits = steering.apply(logits, c)
-                tokens[rows, c] = draw_tokens(logits, generator)
-
-
-def draw_tokens(logits: Tensor, generator: torch.Generator) -> Tensor:
-    """One draw per row from unnormalised log-probabilities, `(B, V)` to `(B,)`."""
-    # Inverse transform sampling: one uniform number per row.
-    cumulative = logits.float().softmax(-1).cumsum(-1)
-    uniform = torch.rand(len(logits), 1, generator=generator, device=logits.device)
-    drawn = torch.searchsorted(cumulative, uniform * cumulative[:, -1:], right=True)
-    return drawn.squeeze(-1).clamp(max=logits.shape[-1] - 1)
-
-
-class _KeyValues:
-    """Keys and values of rows, read by one query per row and step.
-
-    The rows are the innermost dimension: for one query and a few keys per row, elementwise products
-    over many rows take a third of the time of a fused attention kernel, which pays for every row.
-    Projections are computed in this layout, so that nothing is moved.
-
-    Shape:
-        - Stored: `(K, d_model, B)`, and a bias per key, `(K, 1, B)`.
-    """
-
-    def __init__(self, num_rows: int, config: ModelConfig, length: int, like: Tensor) -> None:
-        self.heads = (config.nhead, config.d_model // config.nhead)
-        self.keys = like.new_empty(length, config.d_model, num_rows)
-        self.values = torch.empty_like(self.keys)
-        self.bias = like.new_zeros(length, 1, num_rows)
-        self.length = 0
-
-    def append(self, x: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None) -> None:
-        """Store one more key and value per row.
-
-        Args:
-            x: Vectors, `(B, p)`.
-            key: Weight of the keys, `(d_model, p)`.
-            value: Weight of the values, `(d_model, p)`.
-            bias: What the key adds to every score, `(B,)`.
-        """
-        torch.mm(key, x.T, out=self.keys[self.length])
-        torch.mm(value, x.T, out=self.values[self.length])
-        if bias is not None:
-            self.bias[self.length, 0] = bias
-        self.length += 1
-
-    def read(self, query: Tensor, scratch: Tensor) -> Tensor:
-        """Attention of one query per row over all keys, `(d_model, B)` to `(B, d_model)`.
-
-        The products go to `scratch`, as large as the keys: new memory for them would cost more
-        than the arithmetic.
-        """
-        keys, values, products = (
-            store[: self.length].unflatten(1, self.heads)
-            for store in (self.keys, self.values, scratch)
-        )
-        scores = torch.mul(query.unflatten(0, self.heads), keys, out=products).sum(2)
-        scale = 1 / math.sqrt(self.heads[1])
-        weights = torch.add(self.bias[: self.length], scores, alpha=scale).softmax(0)
-        return torch.mul(weights.unsqueeze(2), values, out=products).sum(0).flatten(0, 1).T
-
-
-class _GenerationCache:
-    """Keys and values of what is known of each row.
-
-    Those of encoder self-attention, and each decoder layer's projections of F, whose draws are
-    made once and kept.
-    """
-
-    def __init__(self, model: TabularNVIB, num_rows: int, generator: torch.Generator) -> None:
-        self.model, self.generator = model, generator
-        config, like, length = model.config, model.column_query, model.num_columns
-        self.encoder_kv = [_KeyValues(num_rows, config, length, like) for _ in model.encoder_layers]
-        self.decoder_kv = [
-            _KeyValues(num_rows, config, length * config.kappa, like) for _ in model.decoder_layers
-        ]
-        self.scratch = torch.empty_like(self.decoder_kv[0].keys)
-        first = model.decoder_layers[0]
-        self.first_queries = first.attention.query(first.norm1(model.column_query)).T
-        self._append_sample(prior_mixture(num_rows, config.d_model, like))
-
-    def _append_sample(self, mixture: Mixture) -> None:
-        """Draw F's newest component and store its projections."""
-        sample = sample_mixture(mixture, self.model.config.kappa, self.generator)
-        for layer, cache in zip(self.model.decoder_layers, self.decoder_kv, strict=True):
-            attention = layer.attention
-            biases = attention.key_bias(sample).unbind(1)
-            for z, bias in zip(sample.z.unbind(1), biases, strict=True):
-                cache.append(z, attention.key.weight, attention.value.weight, bias)
-
-    def append(self, x: Tensor) -> None:
-        """Encode one more value per row, `(B, d_model)`, and add its component to F."""
-        for layer, cache in zip(self.model.encoder_layers, self.encoder_kv, strict=True):
-            query, key, value = layer.qkv.weight.chunk(3)
-            query_bias, _, value_bias = layer.qkv.bias.chunk(3)
-            normed = layer.norm1(x)
-            cache.append(normed, key, value)  # a bias of the keys changes no weight
-            heads = cache.read(_transposed_linear(normed, query, query_bias), self.scratch)
-            x = layer.finish(x, heads + value_bias)  # the weights sum to one
-        components = self.model.nvib.components(self.model.encoder_norm(x).unsqueeze(1))
-        self._append_sample(components)
-
-    def query(self, column: Tensor) -> Tensor:
-        """Hidden state of a query per row over what is known, `(B,)` columns to `(B, d_model)`."""
-        x = functional.embedding(column, self.model.column_query)
-        for i, (layer, cache) in enumerate(
-            zip(self.model.decoder_layers, self.decoder_kv, strict=True)
-        ):
-            linear = layer.attention.query
-            query = (
-                # The first layer's queries depend on the column alone.
-                self.first_queries[:, column]
-                if i == 0
-                else _transposed_linear(layer.norm1(x), linear.weight, linear.bias)
-            )
-            x = layer.finish(x, layer.attention.out(cache.read(query, self.scratch)))
-        return self.model.decoder_norm(x)
-
-
-def _transposed_linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """Linear map of `(B, p)` to `(d_model, B)`."""
-    return torch.addmm(bias.unsqueeze(1), weight, x.T)

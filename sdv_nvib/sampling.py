@@ -5,6 +5,7 @@ single-pass generation, and moves between devices. No pandas.
 """
 
 import copy
+import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -14,7 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sdv_nvib.model import Steering, TabularNVIB
+from sdv_nvib.generation import AnyOrderGenerator, Steering, decode_once
+from sdv_nvib.model import TabularNVIB
 from sdv_nvib.nvib import Mixture, sample_mixture
 from sdv_nvib.training import EpochRecord, choose_device
 
@@ -110,28 +112,28 @@ class FittedModel:
             2**62, (len(starts),), generator=self._generator, device=self.network.device
         )
 
+        own = threading.local()  # each thread's memory for keys and values
+
         def draw(start: int, seed: int) -> Tensor:
             size = min(self.chunk_rows, num_rows - start)
             rows = None if given is None else given[start : start + size]
             generator = torch.Generator(self.network.device).manual_seed(seed)
-            return self._sample_chunk(size, generator, rows, steering).cpu()
+            if not self.network.is_any_order:
+                return self._sample_once(size, generator, steering).cpu()
+            if not hasattr(own, 'generator'):
+                own.generator = AnyOrderGenerator(self.network, min(self.chunk_rows, num_rows))
+            return own.generator.generate(size, generator, known=rows, steering=steering).cpu()
 
         with _one_thread_each(self.network.device) as workers:
             chunks = list(workers.map(draw, starts, seeds.tolist()))
         none = torch.empty(0, self.network.num_columns, dtype=torch.int64)
         return torch.cat([none, *chunks]).numpy()
 
-    def _sample_chunk(
-        self,
-        size: int,
-        generator: torch.Generator,
-        known: Tensor | None,
-        steering: Steering | None,
+    def _sample_once(
+        self, size: int, generator: torch.Generator, steering: Steering | None
     ) -> Tensor:
+        """Single-pass: F from the prior, or a remembered row's F, then one decode."""
         network = self.network
-        if network.is_any_order:
-            return network.generate(size, generator, known=known, steering=steering)
-        # Single-pass: F from the prior, or a remembered row's F, then one decode.
         if self.posteriors is None:
             sample = network.sample_latent(size, generator)
         else:
@@ -140,7 +142,7 @@ class FittedModel:
                 len(posteriors.mu), (size,), generator=generator, device=network.device
             )
             sample = sample_mixture(posteriors.select(rows), network.config.kappa, generator)
-        return network.decode_once(sample, generator, steering=steering)
+        return decode_once(network, sample, generator, steering)
 
     def reconstruct(self, tokens: np.ndarray, *, cut: bool = False) -> np.ndarray:
         """`TabularNVIB.reconstruct` in chunks, `(N, n)` to `(N, n)`."""

@@ -36,7 +36,8 @@ from sdv_nvib.errors import (
     NotFittedError,
     UnknownValueError,
 )
-from sdv_nvib.model import ModelConfig, Steering, TabularNVIB
+from sdv_nvib.generation import Steering
+from sdv_nvib.model import ModelConfig, TabularNVIB
 from sdv_nvib.persistence import (
     Checkpoint,
     decode_value,
@@ -509,7 +510,8 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
         # Opened before anything else: a folder that cannot be used costs no fitted model.
         opened = None if checkpoint is None else Checkpoint(Path(checkpoint))
         self._checkpoint = opened
-        names = {name: table.columns for name, table in data.items()}
+        tables = data if isinstance(data, dict) else {}  # SDV refuses anything else, in super().fit
+        names = {name: t.columns for name, t in tables.items() if isinstance(t, pd.DataFrame)}
         try:
             super().fit(data)
         finally:

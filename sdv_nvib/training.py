@@ -36,6 +36,7 @@ __all__ = [
 
 VALIDATION_SHARE = 0.1
 MAX_VALIDATION_ROWS = 4096
+MAX_CALIBRATION_ROWS = 2**17
 EVALUATION_BATCH = 2048
 WARMUP_SHARE, COOLDOWN_SHARE, ANNEALING_SHARE = 0.05, 0.5, 0.2
 PATIENCE_SHARE = 0.05
@@ -473,8 +474,8 @@ class Trainer:
         if record.validation_reconstruction < best:
             self.best = record
             self.best_weights = copy.deepcopy(self.averaged.state_dict())
-        # While the KL weights rise the task itself changes: waiting starts after that.
-        annealing_epochs = self.schedule.annealing // self.steps_per_epoch
+        # While the KL weights rise the task itself changes: waiting starts later, within reason.
+        annealing_epochs = min(self.schedule.annealing // self.steps_per_epoch, 2 * self.patience)
         if self.step >= self.schedule.end:
             self.stop_reason = 'the schedule has ended'
         elif (
@@ -503,6 +504,7 @@ class Trainer:
             return
         for model in (self.model, self.averaged):
             model.load_state_dict(self.best_weights)
+        self._calibrate()
         if self.best.nats < COLLAPSED_NATS and self.model.num_columns > 1:
             warnings.warn(
                 f'Only {self.best.nats:.2g} nats per row pass through the bottleneck: it '
@@ -510,6 +512,23 @@ class Trainer:
                 f'lambda_gaussian (it was {self.lambda_gaussian:.2g}).',
                 stacklevel=2,
             )
+
+    @torch.no_grad()
+    def _calibrate(self) -> None:
+        """Move the output biases until the model's mean probabilities are the table's shares.
+
+        Gradient descent leaves each token's mean probability, over the rows it has learned from,
+        some percent off its share of the rows. All columns of a sampled table inherit that.
+        """
+        model, device = self.model, self.model.device
+        rows = self.train_rows[:MAX_CALIBRATION_ROWS]
+        noise = torch.Generator(device).manual_seed(self.config.seed + 3)
+        expected = torch.zeros(len(model.output_bias), device=device)
+        for batch in rows.split(EVALUATION_BATCH):
+            order = torch.rand(batch.shape, generator=noise, device=device).argsort(1)
+            expected += model.expected_counts(batch, order, noise)
+        counts = (rows + model.offsets).flatten().bincount(minlength=len(expected))
+        model.output_bias += ((counts + 1) / (expected + 1)).log()
 
 
 def _average(

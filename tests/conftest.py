@@ -28,3 +28,22 @@ def build_model():
             return TabularNVIB(positions, ModelConfig(**small))
 
     return build
+
+
+@pytest.fixture
+def network(build_model):
+    """A function that builds a network of five columns in float64.
+
+    Every part of its bottleneck is away from its initial zeros.
+    """
+
+    def build(**config):
+        model = build_model(3, 20, 4, 2, 7, ordered=(1,), **config).double()
+        noise = torch.Generator().manual_seed(1)
+        with torch.no_grad():
+            for parameter in (*model.nvib.parameters(), model.output_bias):
+                shift = torch.randn(parameter.shape, generator=noise, dtype=torch.float64)
+                parameter.add_(0.1 * shift)
+        return model
+
+    return build

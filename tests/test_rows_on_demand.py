@@ -8,7 +8,7 @@ from sdv.cag import Inequality
 from sdv.metadata import Metadata
 
 from sdv_nvib import ConditionError, InvalidParameterError, NVIBSynthesizer, UnknownValueError
-from sdv_nvib.model import Steering
+from sdv_nvib.generation import Steering
 from sdv_nvib.sampling import FittedModel
 
 pytestmark = [

@@ -10,7 +10,7 @@ import pytest
 import torch
 from rdt.transformers import FloatFormatter, GaussianNormalizer, LabelEncoder, OneHotEncoder
 from sdv.cag import FixedCombinations, FixedIncrements, Inequality, OneHotEncoding, Range
-from sdv.errors import InvalidDataError, SamplingError, SynthesizerInputError
+from sdv.errors import InvalidDataError, InvalidDataTypeError, SamplingError, SynthesizerInputError
 from sdv.metadata import Metadata
 from sdv.sampling import Condition, DataFrameCondition
 from sdv.utils import load_synthesizer
@@ -757,3 +757,10 @@ def test_an_empty_table_is_refused():
     with pytest.raises(InvalidTableError, match='a row'):
         synthesizer.fit_processed_data({'t': processed['t'].head(0)})
     assert not synthesizer.get_info()['is_fit']
+
+
+def test_a_table_without_its_name_is_refused_as_sdv_does():
+    table = pd.DataFrame({'a': range(5)})
+    synthesizer = NVIBSynthesizer(Metadata.detect_from_dataframes({'table': table}))
+    with pytest.raises(InvalidDataTypeError, match='dictionary containing exactly one table'):
+        synthesizer.fit(table)

@@ -35,8 +35,11 @@ def weights_of(trainer):
 
 def assert_has_best_weights(trainer):
     best = min(record.validation_reconstruction for record in trainer.history)
-    after = trainer.validate()['validation_reconstruction']
-    assert after == pytest.approx(best, abs=1e-5)
+    weights = weights_of(trainer)
+    trainer.averaged.load_state_dict(trainer.best_weights)
+    assert trainer.validate()['validation_reconstruction'] == pytest.approx(best, abs=1e-5)
+    del weights['output_bias']  # which is calibrated in the end
+    assert_close(weights, {name: trainer.best_weights[name] for name in weights}, rtol=0, atol=0)
     assert not trainer.model.training
 
 
@@ -207,6 +210,24 @@ def test_a_collapsed_bottleneck_is_noticed(make_trainer):
 
 
 # Schedule.
+
+
+def test_mean_probabilities_are_calibrated_to_the_shares_of_the_rows(make_trainer):
+    trainer = make_trainer(epochs=3)
+    trainer.fit(planted_rows(500, weights=(0.1, 0.1, 0.5, 0.1, 0.1, 0.1)))
+    rows, noise = trainer.train_rows, torch.Generator().manual_seed(0)
+    order = torch.rand(rows.shape, generator=noise).argsort(1)
+    counts = (rows + trainer.model.offsets).flatten().bincount(minlength=12)
+
+    def error(weights):
+        trainer.model.load_state_dict(weights)
+        with torch.no_grad():
+            expected = trainer.model.expected_counts(rows, order, noise.manual_seed(1))
+        assert expected.sum() == pytest.approx(rows.numel(), rel=1e-5)
+        return (expected - counts).abs().sum()
+
+    calibrated = error(weights_of(trainer))
+    assert calibrated < 0.7 * error(trainer.best_weights)
 
 
 def test_schedule_warms_up_holds_and_ends_at_zero():

@@ -1,0 +1,332 @@
+"""Rows of token ids drawn from the network, in both of its ways.
+
+Fourth in the flow, after the network: any-order generation takes one step per column over cached
+keys and values, single-pass generation is one decode. `TabularNVIB` says what is computed; here it
+is computed for many rows and one query each, in the layout and order that take the least time.
+"""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from sdv_nvib.model import DecoderLayer, EncoderLayer, TabularNVIB
+from sdv_nvib.nvib import MixtureSample, prior_mixture, sample_mixture
+
+__all__ = ['AnyOrderGenerator', 'Steering', 'decode_once', 'draw_tokens']
+
+ROWS_PER_ORDER = 256  # more orders bring no more quality, and cost time
+
+
+@dataclass(frozen=True)
+class Steering:
+    """How tokens are drawn, column by column.
+
+    Attributes:
+        temperature: What log-probabilities are divided by, positive; below 1 sharper.
+        top_p: Share of the probability, in (0, 1], whose fewest most likely tokens are drawn from.
+        excluded: A token that is never drawn, -1 for none.
+    """
+
+    temperature: tuple[float, ...]
+    top_p: tuple[float, ...]
+    excluded: tuple[int, ...]
+
+    def apply(self, logits: Tensor, column: int) -> Tensor:
+        """Steered logits of one column, `(B, V)` to the same."""
+        logits = logits.float() / self.temperature[column]
+        if self.excluded[column] >= 0:
+            logits[:, self.excluded[column]] = -math.inf
+        if self.top_p[column] < 1:
+            ordered, places = logits.sort(descending=True)
+            shares = ordered.softmax(-1)
+            # A token stays where those before it do not make up the share yet: the first always.
+            is_tail = shares.cumsum(-1) - shares >= self.top_p[column]
+            logits = logits.masked_fill(is_tail.gather(1, places.argsort(1)), -math.inf)
+        return logits
+
+
+def draw_tokens(logits: Tensor, generator: torch.Generator) -> Tensor:
+    """One draw per row from unnormalised log-probabilities, `(B, V)` to `(B,)`.
+
+    Each draw follows its row's probabilities; together the rows are a Latin hypercube sample: they
+    have one uniform number in each B-th part of [0, 1), in random order. Shares of the sampled
+    table then vary less around the model's than those of independent draws.
+
+    References:
+        McKay, Beckman and Conover, Technometrics 21 (1979).
+    """
+    cumulative = logits.float().softmax(-1).cumsum(-1)
+    strata = torch.randperm(len(logits), generator=generator, device=logits.device)
+    within = torch.rand(len(logits), generator=generator, device=logits.device)
+    uniform = ((strata + within) / max(1, len(logits))).unsqueeze(1)
+    # Inverse transform sampling.
+    drawn = torch.searchsorted(cumulative, uniform * cumulative[:, -1:], right=True)
+    return drawn.squeeze(-1).clamp(max=logits.shape[-1] - 1)
+
+
+@torch.inference_mode()
+def decode_once(
+    network: TabularNVIB,
+    sample: MixtureSample,
+    generator: torch.Generator,
+    steering: Steering | None = None,
+) -> Tensor:
+    """Single-pass generation: every column from one sample of F, `(B, n)` token ids."""
+    num_rows = sample.z.shape[0]
+    order = torch.arange(network.num_columns, device=network.device).expand(num_rows, -1)
+    hidden = network.decode(sample, order).unbind(1)
+    logits = [
+        functional.linear(h, *layer)
+        for h, layer in zip(hidden, network.output_layers(), strict=True)
+    ]
+    if steering is not None:
+        logits = [steering.apply(values, c) for c, values in enumerate(logits)]
+    return torch.stack([draw_tokens(values, generator) for values in logits], 1)
+
+
+class AnyOrderGenerator:
+    """Any-order generation: one column after the other, each few rows in another order.
+
+    Many orders average out what the model gets wrong in any one of them. A column's draw from F is
+    kept once made, and so are keys and values: each step encodes one new token per row and asks one
+    query.
+
+    The weights are those of the network when this object was made.
+
+    Args:
+        network: A network in any-order mode.
+        max_rows: The most rows drawn at once.
+    """
+
+    @torch.inference_mode()
+    def __init__(self, network: TabularNVIB, max_rows: int) -> None:
+        self.network = network
+        self.max_rows = max_rows
+        config, like = network.config, network.column_query
+        length = network.num_columns
+        self.embedding = _centred(network.token_embedding())
+        self.output_layers = network.output_layers()
+        self.queries = _centred(network.column_query)
+        self.encoder = [_Layer(layer, length, max_rows, like) for layer in network.encoder_layers]
+        self.decoder = [
+            _Layer(layer, length * config.kappa, max_rows, like) for layer in network.decoder_layers
+        ]
+        # The first layer's queries depend on the column alone.
+        first = self.decoder[0]
+        self.first_queries = first.project_query(self.queries.T.contiguous()).T.contiguous()
+
+    @torch.inference_mode()
+    def generate(
+        self,
+        num_rows: int,
+        generator: torch.Generator,
+        *,
+        known: Tensor | None = None,
+        steering: Steering | None = None,
+    ) -> Tensor:
+        """Draw rows.
+
+        Args:
+            num_rows: B, at most `max_rows`.
+            generator: Source of randomness, on the model's device.
+            known: Token ids of values that are given, -1 where a value is to be drawn, `(B, n)`;
+                each row may know other columns. They come first in the row's order.
+            steering: How values are drawn, if not from the model's probabilities as they are.
+
+        Returns:
+            Token ids in column order, `(B, n)`.
+        """
+        network, num_columns = self.network, self.network.num_columns
+        if known is None:
+            known = torch.full((num_rows, num_columns), -1, device=network.device)
+        blocks = torch.arange(num_rows, device=network.device) // ROWS_PER_ORDER
+        places = torch.rand(
+            (math.ceil(num_rows / ROWS_PER_ORDER), num_columns),
+            generator=generator,
+            device=network.device,
+        )
+        order = (places[blocks] + (known < 0)).argsort(1)
+        num_known = int((known >= 0).sum(1).min()) if num_rows else 0
+        tokens = known.clone()
+        for layer in (*self.encoder, *self.decoder):
+            layer.clear(num_rows)
+        prior = prior_mixture(num_rows, network.config.d_model, network.column_query)
+        self._append_sample(sample_mixture(prior, network.config.kappa, generator))
+        for place in range(num_columns):
+            column = order[:, place]
+            if place >= num_known:
+                self._draw_columns(self._ask(column), column, tokens, generator, steering)
+            if place + 1 < num_columns:
+                token = tokens.gather(1, column.unsqueeze(1)).squeeze(1)
+                self._append_token(token + network.offsets[column], generator)
+        return tokens
+
+    def _append_token(self, token: Tensor, generator: torch.Generator) -> None:
+        """Encode one more value per row, `(B,)` flat token ids, and add its component to F."""
+        x = functional.embedding(token, self.embedding).T.contiguous()
+        for layer in self.encoder:
+            normed = _normalised(x)
+            layer.append(normed)
+            layer.update(x, layer.read(layer.project(normed)))
+        components = self.network.nvib.components(self.network.encoder_norm(x.T).unsqueeze(1))
+        self._append_sample(sample_mixture(components, self.network.config.kappa, generator))
+
+    def _append_sample(self, sample: MixtureSample) -> None:
+        """Store each decoder layer's projections of F's newest vectors."""
+        for layer, source in zip(self.decoder, self.network.decoder_layers, strict=True):
+            biases = source.attention.key_bias(sample).unbind(1)
+            for z, bias in zip(sample.z.unbind(1), biases, strict=True):
+                layer.append(z.T, bias)
+
+    def _ask(self, column: Tensor) -> Tensor:
+        """Hidden state of one query per row over what is known, `(B,)` to `(B, d_model)`."""
+        x = functional.embedding(column, self.queries).T.contiguous()
+        query = functional.embedding(column, self.first_queries).T.contiguous()
+        for i, layer in enumerate(self.decoder):
+            if i > 0:
+                query = layer.project_query(x)
+            layer.update(x, layer.read(query))
+        return self.network.decoder_norm(x.T)
+
+    def _draw_columns(
+        self,
+        hidden: Tensor,
+        column: Tensor,
+        tokens: Tensor,
+        generator: torch.Generator,
+        steering: Steering | None,
+    ) -> None:
+        """Draw one value per row where it is not known yet: row b's of column `column[b]`."""
+        num_columns = self.network.num_columns
+        unknown = tokens.gather(1, column.unsqueeze(1)).squeeze(1) < 0
+        asked = torch.where(unknown, column, num_columns)
+        sizes = asked.bincount(minlength=num_columns + 1).tolist()
+        groups = asked.argsort(stable=True).split(sizes)
+        for c, rows in enumerate(groups[:num_columns]):
+            if len(rows):
+                logits = functional.linear(hidden[rows], *self.output_layers[c])
+                if steering is not None:
+                    logits = steering.apply(logits, c)
+                tokens[rows, c] = draw_tokens(logits, generator)
+
+
+class _Layer:
+    """A layer of the network for one query per row, with the keys and values of its rows.
+
+    The rows are the innermost dimension, `(d_model, B)`: for one query and a few keys per row,
+    elementwise products over many rows take a fraction of the time of a fused attention kernel,
+    which pays for every row, and nothing is moved between products of matrices.
+
+    A layer norm is linear up to one number per row: gain and bias are folded into the linear map
+    behind it. The mean it removes is removed from whatever is added to the residual stream, which
+    no layer reads in any other way.
+    """
+
+    def __init__(
+        self, layer: EncoderLayer | DecoderLayer, length: int, max_rows: int, like: Tensor
+    ) -> None:
+        d_model = like.shape[-1]
+        if isinstance(layer, EncoderLayer):
+            nhead, out = layer.nhead, layer.out
+            weight, bias = _folded(layer.norm1, layer.qkv)
+            query, self.key, self.value = weight.chunk(3)
+            # A key's bias changes no softmax. The weights sum to one: a value's bias is added once.
+            query_bias, _, value_bias = bias.chunk(3)
+            out_bias = out.bias + out.weight @ value_bias
+        else:
+            nhead, out = layer.attention.nhead, layer.attention.out
+            query, query_bias = _folded(layer.norm1, layer.attention.query)
+            self.key, self.value = layer.attention.key.weight, layer.attention.value.weight
+            out_bias = out.bias
+        self.heads = (nhead, d_model // nhead)
+        scale = 1 / math.sqrt(self.heads[1])
+        self.query, self.query_bias = query * scale, (query_bias * scale).unsqueeze(1)
+        self.out, self.out_bias = _centred(out.weight, 0), _centred(out_bias, 0).unsqueeze(1)
+        first, _, second = cast(Iterable[nn.Linear], layer.feedforward)
+        self.first, first_bias = _folded(layer.norm2, first)
+        self.first_bias = first_bias.unsqueeze(1)
+        self.second, self.second_bias = _centred(second.weight, 0), _centred(second.bias, 0)
+        self.second_bias = self.second_bias.unsqueeze(1)
+        # Memory is taken once and used for all rows drawn: the system would clear it every time.
+        self.store = like.new_empty(2 * length * d_model * max_rows)
+        self.biases = like.new_empty(length * max_rows)
+        self.scratch = like.new_empty(length * nhead * max_rows)
+
+    def clear(self, num_rows: int) -> None:
+        """Forget keys and values, and take up as many rows."""
+        d_model = math.prod(self.heads)
+        rows = max(num_rows, 1)
+        length = self.biases.numel() // rows
+        shape = (length, *self.heads, num_rows)
+        half = len(self.store) // 2
+        used = length * d_model * num_rows
+        self.keys = self.store[:used].view(shape)
+        self.values = self.store[half : half + used].view(shape)
+        self.bias = self.biases[: length * num_rows].view(length, 1, num_rows)
+        self.scores = self.scratch[: length * self.heads[0] * num_rows].view(
+            length, self.heads[0], num_rows
+        )
+        self.length = 0
+
+    def append(self, x: Tensor, bias: Tensor | None = None) -> None:
+        """Store the key and value of one more vector per row.
+
+        Args:
+            x: Vectors, `(p, B)`.
+            bias: What the key adds to every score, `(B,)`.
+        """
+        torch.mm(self.key, x, out=self.keys[self.length].flatten(0, 1))
+        torch.mm(self.value, x, out=self.values[self.length].flatten(0, 1))
+        if bias is None:
+            self.bias[self.length].zero_()
+        else:
+            self.bias[self.length] = bias
+        self.length += 1
+
+    def project(self, normed: Tensor) -> Tensor:
+        """Scaled queries from normalised vectors, both `(d_model, B)`."""
+        return torch.mm(self.query, normed).add_(self.query_bias)
+
+    def project_query(self, x: Tensor) -> Tensor:
+        """Scaled queries from the residual stream, both `(d_model, B)`."""
+        return self.project(_normalised(x))
+
+    def read(self, query: Tensor) -> Tensor:
+        """Attention of one query per row over all keys, `(d_model, B)` to the same."""
+        query = query.unflatten(0, self.heads)
+        keys, scores = self.keys[: self.length], self.scores[: self.length]
+        # One pass over the keys and no product of their size, as a product and a sum would have.
+        start = self.bias[: self.length]
+        for q, k in zip(query.unbind(1), keys.unbind(2), strict=True):
+            start = torch.addcmul(start, q, k, out=scores)
+        weights = scores.softmax(0).unsqueeze(2).unbind(0)
+        heads = weights[0] * self.values[0]
+        for weight, value in zip(weights[1:], self.values[1 : self.length].unbind(0), strict=True):
+            heads.addcmul_(weight, value)
+        return heads.flatten(0, 1)
+
+    def update(self, x: Tensor, heads: Tensor) -> None:
+        """Add the layer's residual branches to `x` in place, given what the heads have read."""
+        x.addmm_(self.out, heads).add_(self.out_bias)
+        hidden = torch.mm(self.first, _normalised(x)).add_(self.first_bias)
+        x.addmm_(self.second, torch.ops.aten.gelu_(hidden)).add_(self.second_bias)
+
+
+def _centred(x: Tensor, dim: int = -1) -> Tensor:
+    return x - x.mean(dim, keepdim=True)
+
+
+def _folded(norm: nn.LayerNorm, linear: nn.Linear) -> tuple[Tensor, Tensor]:
+    """Weight and bias of a linear map with the gain and bias of the layer norm before it."""
+    return linear.weight * norm.weight, linear.bias + linear.weight @ norm.bias
+
+
+def _normalised(x: Tensor) -> Tensor:
+    """Layer norm without gain and bias of vectors whose mean is zero, `(d_model, B)`."""
+    mean = x.new_full((1, len(x)), 1 / len(x))
+    return x * torch.mm(mean, x.square()).add_(1e-5).rsqrt_()
