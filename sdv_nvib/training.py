@@ -521,14 +521,16 @@ class Trainer:
         some percent off its share of the rows. All columns of a sampled table inherit that.
         """
         model, device = self.model, self.model.device
-        rows = self.train_rows[:MAX_CALIBRATION_ROWS]
+        rows = self.rows.some[:MAX_CALIBRATION_ROWS]
         noise = torch.Generator(device).manual_seed(self.config.seed + 3)
         expected = torch.zeros(len(model.output_bias), device=device)
         for batch in rows.split(EVALUATION_BATCH):
             order = torch.rand(batch.shape, generator=noise, device=device).argsort(1)
             expected += model.expected_counts(batch, order, noise)
         counts = (rows + model.offsets).flatten().bincount(minlength=len(expected))
-        model.output_bias += ((counts + 1) / (expected + 1)).log()
+        # The rows of all processes, so that every one of them moves its biases alike.
+        sums = self._sum_over_processes(torch.stack([expected, counts]))
+        model.output_bias.add_(((sums[1] + 1) / (sums[0] + 1)).log())
 
 
 def _average(

@@ -210,7 +210,14 @@ def test_ray_train_fits_with_several_workers(tmp_path):
     folder = write(make_table(300), tmp_path / 'rows')
     command = [sys.executable, '-W', 'ignore', '-c', RAY_SCRIPT]
     arguments = [str(Path(__file__).parent), str(folder), str(tmp_path)]
-    environment = {**os.environ, 'OMP_NUM_THREADS': '1', 'RAY_USAGE_STATS_ENABLED': '0'}
+    environment = {
+        **os.environ,
+        'OMP_NUM_THREADS': '1',
+        'RAY_USAGE_STATS_ENABLED': '0',
+        'RAY_raylet_start_wait_time_s': '600',  # a busy machine is no error
+        'RAY_gcs_server_request_timeout_seconds': '600',
+        'RAY_worker_register_timeout_seconds': '600',
+    }
     done = subprocess.run([*command, *arguments], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-5000:]
     found = [json.loads(path.read_text()) for path in sorted(tmp_path.glob('worker-*.json'))]

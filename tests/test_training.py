@@ -215,7 +215,7 @@ def test_a_collapsed_bottleneck_is_noticed(make_trainer):
 def test_mean_probabilities_are_calibrated_to_the_shares_of_the_rows(make_trainer):
     trainer = make_trainer(epochs=3)
     trainer.fit(planted_rows(500, weights=(0.1, 0.1, 0.5, 0.1, 0.1, 0.1)))
-    rows, noise = trainer.train_rows, torch.Generator().manual_seed(0)
+    rows, noise = trainer.rows.some, torch.Generator().manual_seed(0)
     order = torch.rand(rows.shape, generator=noise).argsort(1)
     counts = (rows + trainer.model.offsets).flatten().bincount(minlength=12)
 
