@@ -14,7 +14,7 @@ from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Seq
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -63,6 +63,7 @@ from sdv_nvib.persistence import (
     store_schema,
     write_folder,
 )
+from sdv_nvib.processes import from_first, process_rank_and_count, require_equal
 from sdv_nvib.processor import (
     can_be_written,
     check_regex,
@@ -86,8 +87,12 @@ from sdv_nvib.quality import (
 )
 from sdv_nvib.report import write_report
 from sdv_nvib.sampling import FittedModel, remember_posteriors
-from sdv_nvib.tokens import KnownRows, TableSchema
+from sdv_nvib.streaming import RowsOnDisk, TableFiles
+from sdv_nvib.tokens import KnownRows, TableSchema, TableSummary
 from sdv_nvib.training import EpochRecord, Trainer, TrainingConfig, choose_device
+
+if TYPE_CHECKING:
+    import pyarrow.dataset as pads
 
 __all__ = ['NVIBSynthesizer', 'RowEncoding']
 
@@ -197,6 +202,7 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
 
     _checkpoint: Checkpoint | None = None
     _drawn: int = 0  # rows since the generators of keys were reset
+    _files: TableFiles | None = None  # of the fit under way
     _model_sdtype_transformers: ClassVar = {'categorical': None, 'boolean': None, 'ordinal': None}
 
     def __init__(
@@ -606,13 +612,104 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
         if opened is not None and opened.failure is not None:
             raise opened.failure
 
-    def _identity(self, schema: TableSchema, tokens: torch.Tensor) -> str:
+    def fit_dataset(
+        self,
+        source: 'str | Path | Sequence[str | Path] | pads.Dataset',
+        checkpoint: str | Path | None = None,
+    ) -> None:
+        """Fit the synthesizer to a table in files, however large, without holding it in memory.
+
+        The files are read three times: for a sample of 200,000 rows with every column's range,
+        from which types, ranges and the bins of numbers are learned; for all categories, missing
+        values and frequent numbers; and to keep their rows as tokens, 2 bytes a value, in a
+        temporary file that the training reads. A table of up to 200,000 rows is learned from as
+        `fit` learns from it. An epoch is one pass over the rows, or over about 1,000,000 of them
+        where there are more.
+
+        Where `torch.distributed` has been initialised, by `torchrun` or Ray Train, its processes
+        share the rows and every one ends with the same model; the first keeps the checkpoint.
+
+        Args:
+            source: A folder of Parquet or CSV files, one file, a list of them, or a
+                `pyarrow.dataset.Dataset`.
+            checkpoint: As in `fit`. Processes that are started again go on from it together.
+
+        Raises:
+            InvalidParameterError: There are no such files, PyArrow is not installed, or rare values
+                are to be protected, which needs the whole table at once.
+            InvalidTableError: The table cannot be modelled, or the files disagree about a column.
+            TrainingError: The loss was no number in the first epoch, or the processes do not read
+                the same table.
+            ModelFileError: The checkpoint is damaged, or of other data or arguments.
+            StorageError: A folder cannot be written to.
+
+        Example:
+            >>> import tempfile
+            >>> table = pd.DataFrame({'age': [31, 45, None, 22] * 20, 'paid': [True, False] * 40})
+            >>> columns = {'age': {'sdtype': 'numerical'}, 'paid': {'sdtype': 'boolean'}}
+            >>> metadata = Metadata.load_from_dict({'tables': {'people': {'columns': columns}}})
+            >>> synthesizer = NVIBSynthesizer(metadata, epochs=2)
+            >>> with tempfile.TemporaryDirectory() as folder:
+            ...     table.to_parquet(f'{folder}/part-0.parquet')
+            ...     synthesizer.fit_dataset(folder)
+            >>> len(synthesizer.sample(num_rows=10)['people'])
+            10
+        """
+        for name in ('rare_category_threshold', 'numerical_threshold'):
+            if getattr(self, name) > 1:
+                raise InvalidParameterError(
+                    f'fit_dataset needs {name}=1, received {getattr(self, name)}: what is rare is '
+                    'known of a whole table only. Use fit, or replace rare values in the files.'
+                )
+        columns = self._original_metadata.tables[self._table_name].columns
+        dates = {
+            name: column.get('datetime_format')
+            for name, column in columns.items()
+            if column['sdtype'] == 'datetime'
+        }
+        numbers = [name for name, column in columns.items() if column['sdtype'] == 'numerical']
+        is_first = process_rank_and_count()[0] == 0
+        self._files = TableFiles(source, numbers, dates, verbose=self.verbose and is_first)
+        try:
+            sample = self._files.sample(self.seed)
+            self.fit({self._table_name: sample}, checkpoint if is_first else None)
+        finally:
+            self._files = None
+
+    def _transform_more(self, rows: pd.DataFrame) -> pd.DataFrame:
+        """Preprocess more rows of the table whose sample the transformers were fitted to."""
+        return self._data_processor.transform(self._validate_transform_constraints(rows))
+
+    def _learn_schema(self, processed: pd.DataFrame) -> TableSchema:
+        """The vocabularies of a table, or of the files whose sample it is."""
+        summary = TableSummary(self._numerical_columns(processed), self._ordinal_values(processed))
+        if self._files is None:
+            summary.add(processed)
+        else:
+            for _, rows in self._files.chunks('Counting'):
+                summary.add(self._transform_more(rows))
+        return summary.schema(processed)
+
+    def _learning_rows(
+        self, schema: TableSchema, processed: pd.DataFrame, device: torch.device
+    ) -> torch.Tensor | RowsOnDisk:
+        """Token ids of a table, or a source of those of the files whose sample it is."""
+        if self._files is None:
+            return torch.from_numpy(schema.encode(processed))
+
+        def encode(rows: pd.DataFrame) -> np.ndarray:
+            return schema.encode(self._transform_more(rows))
+
+        return RowsOnDisk(self._files, encode, schema.sizes, self.seed, device)
+
+    def _identity(self, schema: TableSchema, tokens: torch.Tensor | RowsOnDisk) -> str:
         """What decides the weights that a fit ends with."""
         columns, arrays = store_schema(schema)
         versions = {'sdv-nvib': __version__, 'torch': torch.__version__}
-        return fingerprint(
-            [self._deciding_parameters(), columns, versions], {**arrays, 'tokens': tokens}
-        )
+        content = [self._deciding_parameters(), columns, versions]
+        if isinstance(tokens, RowsOnDisk):
+            return fingerprint([*content, tokens.checksum, tokens.num_processes], arrays)
+        return fingerprint(content, {**arrays, 'tokens': tokens})
 
     def _deciding_parameters(self) -> dict[str, Any]:
         """Arguments of the constructor that decide what comes out."""
@@ -621,22 +718,22 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
 
     def _fit(self, processed_table: pd.DataFrame) -> None:
         """Learn the schema, train the network, keep it with its best weights."""
-        schema = TableSchema.fit(
-            processed_table,
-            self._numerical_columns(processed_table),
-            self._ordinal_values(processed_table),
-        )
-        tokens = torch.from_numpy(schema.encode(processed_table))
+        device = choose_device(self.enable_gpu)
+        schema = self._learn_schema(processed_table)
+        tokens = self._learning_rows(schema, processed_table, device)
         checkpoint = self._checkpoint
         resume = None
         if checkpoint is not None:
             resume = checkpoint.load(self._identity(schema, tokens))
+        if isinstance(tokens, RowsOnDisk):
+            require_equal(fingerprint(*store_schema(schema)))
+            resume = from_first(resume)
         # Initialisation and dropout know no generator of their own: the global state is borrowed
         # with our seed and given back as it was.
         with torch.random.fork_rng():
             torch.manual_seed(self.seed)
             network = TabularNVIB(schema.positions, self._model_config())
-            network.to(choose_device(self.enable_gpu))
+            network.to(device)
             trainer = Trainer(network, self._training_config())
             with self._progress() as show:
 
@@ -647,7 +744,7 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
 
                 trainer.fit(tokens, on_epoch, resume)
         remembers = self.generation == 'single-pass' and self.latent_source == 'posteriors'
-        posteriors = remember_posteriors(network, trainer.train_rows) if remembers else None
+        posteriors = remember_posteriors(network, trainer.rows.some) if remembers else None
         self._schema = schema
         self._model = FittedModel(network, trainer.history, self.enable_gpu, posteriors)
 
@@ -660,7 +757,8 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
         return TrainingConfig(**{name: getattr(self, name) for name in names})
 
     def _progress(self) -> '_FitProgress':
-        return _FitProgress(disable=not self.verbose)
+        is_first = self._files is None or process_rank_and_count()[0] == 0
+        return _FitProgress(disable=not (self.verbose and is_first))
 
     def get_loss_values(self) -> pd.DataFrame:
         """Losses by epoch.

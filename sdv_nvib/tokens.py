@@ -7,7 +7,7 @@ is learned. No networks here.
 
 import difflib
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any
 
@@ -16,13 +16,22 @@ import pandas as pd
 
 from sdv_nvib.errors import InvalidTableError, UnknownValueError
 
-__all__ = ['CategoricalColumn', 'KnownRows', 'NumericalColumn', 'TableSchema', 'grid']
+__all__ = [
+    'CategoricalColumn',
+    'KnownRows',
+    'NumericalColumn',
+    'NumericalSummary',
+    'TableSchema',
+    'TableSummary',
+    'grid',
+]
 
 MAX_BINS = 256
 VALUES_PER_BIN = 8  # at least; a small table is not learned value by value
 CELLS_PER_BIN = 128
 MAX_DECIMALS = 9
 MAX_GRID_INTEGER = 2.0**61  # differences of two still fit in 64 bits
+MAX_COUNTED = 2**16  # distinct numbers that are counted exactly over many chunks
 
 
 @dataclass(frozen=True)
@@ -51,12 +60,18 @@ class CategoricalColumn:
             values: The column.
             order: Every possible value in ascending order, for ordinal columns.
         """
+        known = pd.Index([] if order is None else list(order), dtype=object)
+        return cls(values.name, known, False, order is not None, values.dtype).extended(values)
+
+    def extended(self, values: pd.Series) -> 'CategoricalColumn':
+        """The column with the categories of more rows, new ones last."""
         # Not `unique`, which takes text that differs after a NUL character for the same.
         present = pd.Index(list(dict.fromkeys(values.dropna().astype(object))), dtype=object)
-        if order is not None:
-            known = pd.Index(list(order), dtype=object)
-            present = known.append(present.difference(known, sort=False))
-        return cls(values.name, present, bool(values.isna().any()), order is not None, values.dtype)
+        new = present[self.categories.get_indexer(present) < 0]
+        has_missing = self.has_missing or bool(values.isna().any())
+        if not len(new) and has_missing == self.has_missing:
+            return self
+        return replace(self, categories=self.categories.append(new), has_missing=has_missing)
 
     @property
     def num_tokens(self) -> int:
@@ -106,6 +121,53 @@ class CategoricalColumn:
         return pd.Series(values[tokens], name=self.name, dtype=object).astype(self.dtype)
 
 
+@dataclass
+class NumericalSummary:
+    """How often the values of a column of numbers occur, learned chunk by chunk.
+
+    Exact for up to 2¹⁶ distinct values. Beyond, only the frequent ones are kept, and their counts
+    are short by at most one row in 2¹⁶ (a mergeable Misra-Gries summary): point masses are found
+    in one pass, whatever the number of rows.
+
+    Attributes:
+        values: Distinct values, ascending.
+        counts: Rows that have each of them.
+        num_numbers: Rows that have a number.
+        has_missing: Whether a row has none.
+        is_exact: Whether all distinct values are there.
+
+    References:
+        Agarwal et al., Mergeable summaries, ACM TODS 38 (2013), section 2.
+    """
+
+    values: np.ndarray = field(default_factory=lambda: np.empty(0))
+    counts: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
+    num_numbers: int = 0
+    has_missing: bool = False
+    is_exact: bool = True
+
+    def add(self, values: pd.Series) -> None:
+        """Count the values of more rows."""
+        numbers = _to_float(values)
+        present = numbers[~np.isnan(numbers)]
+        self.has_missing |= len(present) < len(numbers)
+        self.num_numbers += len(present)
+        self._prune()  # before a merge: what one chunk has alone is counted exactly
+        unique, counts = np.unique(present, return_counts=True)
+        together, place = np.unique(np.concatenate([self.values, unique]), return_inverse=True)
+        total = np.zeros(len(together), np.int64)
+        np.add.at(total, place, np.concatenate([self.counts, counts]))
+        self.values, self.counts = together, total
+
+    def _prune(self) -> None:
+        if len(self.values) <= MAX_COUNTED:
+            return
+        least = np.partition(self.counts, -MAX_COUNTED - 1)[-MAX_COUNTED - 1]
+        kept = self.counts > least
+        self.values, self.counts = self.values[kept], self.counts[kept] - least
+        self.is_exact = False
+
+
 @dataclass(frozen=True)
 class NumericalColumn:
     """A column of numbers whose tokens are ordered: single values, or bins of equal frequency.
@@ -143,16 +205,24 @@ class NumericalColumn:
     grid_start: float
 
     @classmethod
-    def fit(cls, values: pd.Series) -> 'NumericalColumn':
-        """Learn points, bins and cells of a column of floats."""
+    def fit(cls, values: pd.Series, summary: NumericalSummary | None = None) -> 'NumericalColumn':
+        """Learn points, bins and cells of a column of floats.
+
+        Args:
+            values: The column; or a sample of it with its smallest and its largest value, for the
+                bins.
+            summary: Of the whole column, where `values` is a sample.
+        """
+        if summary is None:
+            summary = NumericalSummary()
+            summary.add(values)
         numbers = _to_float(values)
-        has_missing = bool(np.isnan(numbers).any())
         numbers = np.sort(numbers[~np.isnan(numbers)])
-        unique, counts = np.unique(numbers, return_counts=True)
-        if len(unique) <= min(MAX_BINS, max(2, len(numbers) // VALUES_PER_BIN)):
+        unique, total, has_missing = summary.values, summary.num_numbers, summary.has_missing
+        if summary.is_exact and len(unique) <= min(MAX_BINS, max(2, total // VALUES_PER_BIN)):
             is_point = np.ones(len(unique), bool)
         else:
-            is_point = counts > max(len(numbers) / MAX_BINS, VALUES_PER_BIN)
+            is_point = summary.counts > max(total / MAX_BINS, VALUES_PER_BIN)
         groups = [np.array([point]) for point in unique[is_point]]
         bins = _equal_frequency_bins(numbers[~np.isin(numbers, unique[is_point])], len(groups))
         kinds = [True] * len(groups) + [False] * len(bins)
@@ -161,7 +231,8 @@ class NumericalColumn:
         order = np.argsort([np.median(group) for group in groups], kind='stable')
         token_of = np.argsort(order)
         is_bin = ~np.array(kinds, bool)
-        step, decimals = grid(unique)
+        seen = np.union1d(unique, numbers)
+        step, decimals = grid(seen)
         cells = [
             _cells(groups[i], unique[is_point], step / 2) if is_bin[i] else (groups[i], groups[i])
             for i in order
@@ -182,7 +253,7 @@ class NumericalColumn:
             has_missing=has_missing,
             step=step,
             decimals=decimals,
-            grid_start=unique[0] if len(unique) else np.nan,
+            grid_start=seen[0] if len(seen) else np.nan,
         )
 
     @property
@@ -361,25 +432,9 @@ class TableSchema:
         Raises:
             InvalidTableError: The table has no rows or no columns, or an infinite value.
         """
-        if table.empty:
-            raise InvalidTableError(
-                f'A table needs at least one row and one modelled column, it has {len(table)} '
-                f'rows and the columns {list(table.columns)}. Ids and personal data are not '
-                'modelled: add a column of another sdtype.'
-            )
-        columns: list[Column] = []
-        for name in table.columns:
-            if name not in numerical:
-                columns.append(CategoricalColumn.fit(table[name], (orders or {}).get(name)))
-                continue
-            infinite = np.isinf(_to_float(table[name]))
-            if infinite.any():
-                raise InvalidTableError(
-                    f"Column '{name}' must be finite, it has {int(infinite.sum())} infinite "
-                    'value(s). Replace them with a number or a missing value.'
-                )
-            columns.append(NumericalColumn.fit(table[name]))
-        return cls(tuple(columns))
+        summary = TableSummary(numerical, orders)
+        summary.add(table)
+        return summary.schema(table)
 
     @property
     def names(self) -> list[Hashable]:
@@ -460,3 +515,66 @@ class TableSchema:
             for i, column in enumerate(self.columns)
         ]
         return pd.concat(decoded, axis=1)
+
+
+class TableSummary:
+    """What the vocabularies need to know of rows that are seen chunk by chunk.
+
+    Args:
+        numerical: Names of the columns that are numbers; all others are categories.
+        orders: For ordinal columns, all values in ascending order.
+    """
+
+    def __init__(
+        self, numerical: set | frozenset, orders: Mapping[Hashable, Sequence] | None = None
+    ) -> None:
+        self._numerical = numerical
+        self._orders = orders or {}
+        self._columns: dict[Hashable, CategoricalColumn | NumericalSummary] = {}
+
+    def add(self, table: pd.DataFrame) -> None:
+        """Take more rows of a processed table into account.
+
+        Raises:
+            InvalidTableError: There are no rows or no columns, or an infinite value.
+        """
+        if table.empty:
+            raise InvalidTableError(
+                f'A table needs at least one row and one modelled column, it has {len(table)} '
+                f'rows and the columns {list(table.columns)}. Ids and personal data are not '
+                'modelled: add a column of another sdtype.'
+            )
+        for name in table.columns:
+            values, known = table[name], self._columns.get(name)
+            if name not in self._numerical:
+                self._columns[name] = (
+                    known.extended(values)
+                    if isinstance(known, CategoricalColumn)
+                    else CategoricalColumn.fit(values, self._orders.get(name))
+                )
+                continue
+            infinite = np.isinf(_to_float(values))
+            if infinite.any():
+                raise InvalidTableError(
+                    f"Column '{name}' must be finite, it has {int(infinite.sum())} infinite "
+                    'value(s). Replace them with a number or a missing value.'
+                )
+            summary = known if isinstance(known, NumericalSummary) else NumericalSummary()
+            summary.add(values)
+            self._columns[name] = summary
+
+    def schema(self, sample: pd.DataFrame) -> TableSchema:
+        """The vocabularies of all rows seen.
+
+        Args:
+            sample: All the rows; or a sample of them, for the bins, with the smallest and the
+                largest value of every column of numbers.
+        """
+        return TableSchema(
+            tuple(
+                NumericalColumn.fit(sample[name], column)
+                if isinstance(column, NumericalSummary)
+                else replace(column, dtype=sample[name].dtype)
+                for name, column in self._columns.items()
+            )
+        )

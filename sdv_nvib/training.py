@@ -1,6 +1,8 @@
 """The training loop: held-out rows, schedule, annealing, early stopping, history.
 
-Fourth in the flow. It knows token tensors and a model that returns `ModelOutput`; no pandas.
+Fourth in the flow. It knows sources of token tensors and a model that returns `ModelOutput`; no
+pandas. Where a source gives each of several processes its share of the rows, the gradients are
+those of the joint batch.
 """
 
 import copy
@@ -9,17 +11,22 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 
 from sdv_nvib.errors import TrainingError
 from sdv_nvib.model import ModelOutput, TabularNVIB
+from sdv_nvib.processes import sum_over_processes
 
 __all__ = [
     'EpochRecord',
+    'Rows',
+    'RowsInMemory',
     'Trainer',
     'TrainerState',
     'TrainingConfig',
@@ -135,6 +142,57 @@ class Schedule:
         return min(1.0, step / self.annealing)
 
 
+class Rows(Protocol):
+    """Where the trainer's rows come from, and which are held out.
+
+    Attributes:
+        num_rows: Rows to train on, of all processes together.
+        epoch_rows: How many of them an epoch has.
+        rank: Number of this process.
+        num_processes: How many share the rows; all have equally many.
+        held_out: Token ids of the held-out rows, the same in every process, `(V, n)`.
+        some: Rows to train on, all of them or a random sample, `(S, n)`.
+    """
+
+    num_rows: int
+    epoch_rows: int
+    rank: int
+    num_processes: int
+    held_out: Tensor
+    some: Tensor
+
+    def batches(self, epoch: int, size: int) -> Iterator[Tensor]:
+        """Token ids of this process's rows of an epoch, counted from 0, in batches `(size, n)`."""
+        ...
+
+
+class RowsInMemory:
+    """Rows of one process, in memory; a tenth of them, but at most 4,096, held out.
+
+    Args:
+        tokens: Token ids of all rows, `(N, n)` int64, on any device.
+        generator: Holds rows out, and shuffles the others for each epoch.
+        device: Where the batches are to be.
+    """
+
+    rank, num_processes = 0, 1
+
+    def __init__(self, tokens: Tensor, generator: torch.Generator, device: torch.device) -> None:
+        shuffled = tokens[torch.randperm(len(tokens), generator=generator)]
+        held_out = min(MAX_VALIDATION_ROWS, round(VALIDATION_SHARE * len(tokens)))
+        # Too few rows to hold any out: they are their own validation.
+        self.some = shuffled[held_out:].to(device)
+        self.held_out = (shuffled[:held_out] if held_out else shuffled).to(device)
+        self.num_rows = self.epoch_rows = len(self.some)
+        self._generator = generator
+
+    def batches(self, epoch: int, size: int) -> Iterator[Tensor]:
+        """The rows in a new random order; the last batch may be smaller."""
+        permutation = torch.randperm(len(self.some), generator=self._generator)
+        for rows in permutation.to(self.some.device).split(size):
+            yield self.some[rows]
+
+
 @dataclass(frozen=True)
 class TrainerState:
     """Everything that decides how training goes on after an epoch.
@@ -170,7 +228,7 @@ class Trainer:
 
     def fit(
         self,
-        tokens: Tensor,
+        tokens: Tensor | Rows,
         on_epoch: Callable[[EpochRecord, float], None] | None = None,
         resume: TrainerState | None = None,
     ) -> None:
@@ -180,7 +238,7 @@ class Trainer:
         are kept in every case.
 
         Args:
-            tokens: Token ids of all rows, `(N, n)` int64, on any device.
+            tokens: Token ids of all rows, `(N, n)` int64, on any device; or a source of rows.
             on_epoch: Called after each epoch with its record and the expected share of the whole
                 fit that is done.
             resume: Where to go on: the `state` of a trainer of the same data and settings. On a
@@ -206,24 +264,30 @@ class Trainer:
             )
         self._finish()
 
-    def _prepare(self, tokens: Tensor) -> None:
+    def _prepare(self, tokens: Tensor | Rows) -> None:
         device = self.model.device
         self.generator = torch.Generator().manual_seed(self.config.seed)
         self.noise = torch.Generator(device).manual_seed(self.config.seed + 1)
-        shuffled = tokens[torch.randperm(len(tokens), generator=self.generator)]
-        held_out = min(MAX_VALIDATION_ROWS, round(VALIDATION_SHARE * len(tokens)))
-        # Too few rows to hold any out: they are their own validation.
-        self.train_rows = shuffled[held_out:].to(device)
-        self.validation_rows = (shuffled[:held_out] if held_out else shuffled).to(device)
-        num_rows = len(self.train_rows)
-        self.model.start_from_marginals(self.train_rows)
+        if isinstance(tokens, Tensor):
+            tokens = RowsInMemory(tokens, self.generator, device)
+        self.rows = tokens
+        num_rows = self.rows.num_rows
+        self.model.start_from_marginals(self.rows.some)
+        self.replica: nn.Module = self.model
+        if self.rows.num_processes > 1:  # from here on all have the first one's weights
+            # The maps of ordered tokens are unused where a table has no ordered column.
+            self.replica = DistributedDataParallel(self.model, find_unused_parameters=True)
         self.average = AveragedModel(self.model, multi_avg_fn=_average)
         self.batch_size = min(num_rows, self.config.batch_size or _auto_batch_size(num_rows))
+        # Every process has as many rows as any other: the mean of their gradients is the joint
+        # batch's.
+        self.local_batch_size = max(1, self.batch_size // self.rows.num_processes)
         self.lambda_gaussian, self.lambda_dirichlet = (
             _auto_lambda(num_rows) if weight is None else weight
             for weight in (self.config.lambda_gaussian, self.config.lambda_dirichlet)
         )
-        self.steps_per_epoch = math.ceil(num_rows / self.batch_size)
+        local_rows = self.rows.epoch_rows // self.rows.num_processes
+        self.steps_per_epoch = math.ceil(local_rows / self.local_batch_size)
         epochs = self.config.epochs or _auto_epochs(num_rows, self.steps_per_epoch)
         self.schedule = Schedule(epochs * self.steps_per_epoch)
         self.patience = max(3, math.ceil(PATIENCE_SHARE * epochs))
@@ -308,12 +372,18 @@ class Trainer:
         self.started = time.monotonic() - numbers['seconds']
 
     def _batches(self) -> Iterator[Tensor]:
-        permutation = torch.randperm(len(self.train_rows), generator=self.generator)
-        for rows in permutation.to(self.train_rows.device).split(self.batch_size):
-            yield self.train_rows[rows]
+        epoch = len(self.history)
+        if self.rows.num_processes > 1:
+            # Every process has noise of its own. A seed of the epoch, not a state that goes on:
+            # the first process's checkpoint then is enough for all.
+            sequence = np.random.SeedSequence([self.config.seed, epoch, self.rows.rank])
+            seed = int(sequence.generate_state(1, np.uint64)[0] >> 1)
+            self.noise.manual_seed(seed)
+            torch.manual_seed(seed)  # dropout's
+        return self.rows.batches(epoch, self.local_batch_size)
 
     def _run_epoch(self) -> EpochRecord | None:
-        """One pass over the training rows; `None` if the loss stopped being a number."""
+        """One pass over an epoch's rows; `None` if the loss stopped being a number."""
         self.model.train()
         sums = torch.zeros(4, device=self.model.device)
         num_batches = 0
@@ -322,7 +392,8 @@ class Trainer:
             num_batches += 1
             if self.step >= self.schedule.end:
                 break
-        loss, reconstruction, kl_g, kl_d = (sums / num_batches).tolist()
+        means = self._sum_over_processes(sums) / (num_batches * self.rows.num_processes)
+        loss, reconstruction, kl_g, kl_d = means.tolist()
         validation = self.validate()
         # The last step of an epoch may break the weights after its own loss was a number.
         if not math.isfinite(loss + validation['validation_reconstruction']):
@@ -348,7 +419,7 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group['lr'] = rate
         kl_weight = self.schedule.kl_weight(self.step)
-        losses, _ = self._forward(self.model, batch, self.noise, kl_weight)
+        losses, _ = self._forward(self.replica, batch, self.noise, kl_weight)
         self.optimizer.zero_grad(set_to_none=True)
         losses[0].backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), GRADIENT_CLIP)
@@ -357,8 +428,11 @@ class Trainer:
         self.step += 1
         return losses.detach()
 
+    def _sum_over_processes(self, values: Tensor) -> Tensor:
+        return sum_over_processes(values) if self.rows.num_processes > 1 else values
+
     def _forward(
-        self, model: TabularNVIB, batch: Tensor, noise: torch.Generator, kl_weight: float
+        self, model: nn.Module, batch: Tensor, noise: torch.Generator, kl_weight: float
     ) -> tuple[Tensor, ModelOutput]:
         """Loss, reconstruction, L_G and L_D, `(4,)`, and the output they are from."""
         shape, device = batch.shape, batch.device
@@ -376,16 +450,17 @@ class Trainer:
     def validate(self) -> dict[str, float]:
         """Held-out loss of the averaged weights, with the same noise and orders every time."""
         model = self.averaged.eval()
-        noise = torch.Generator(self.model.device).manual_seed(self.config.seed + 2)
-        rows = self.validation_rows
+        rows, rank = self.rows.held_out, self.rows.rank
+        noise = torch.Generator(self.model.device).manual_seed(self.config.seed + 2 + rank)
         # Few rows are scored under several column orders, so that noise does not choose.
         rows = rows.repeat(math.ceil(512 / len(rows)), 1) if len(rows) < 512 else rows
         sums = torch.zeros(6, device=rows.device)
-        for batch in rows.split(EVALUATION_BATCH):
+        for batch in rows[rank :: self.rows.num_processes].split(EVALUATION_BATCH):
             losses, output = self._forward(model, batch, noise, 1.0)
             passed = torch.stack([output.nats.mean(), output.active_components.float().mean()])
             sums += torch.cat([losses, passed]) * len(batch)
-        loss, reconstruction, _, _, nats, active = (sums / len(rows)).tolist()
+        means = self._sum_over_processes(sums) / len(rows)
+        loss, reconstruction, _, _, nats, active = means.tolist()
         return {
             'validation_loss': loss,
             'validation_reconstruction': reconstruction,
@@ -446,14 +521,16 @@ class Trainer:
         some percent off its share of the rows. All columns of a sampled table inherit that.
         """
         model, device = self.model, self.model.device
-        rows = self.train_rows[:MAX_CALIBRATION_ROWS]
+        rows = self.rows.some[:MAX_CALIBRATION_ROWS]
         noise = torch.Generator(device).manual_seed(self.config.seed + 3)
         expected = torch.zeros(len(model.output_bias), device=device)
         for batch in rows.split(EVALUATION_BATCH):
             order = torch.rand(batch.shape, generator=noise, device=device).argsort(1)
             expected += model.expected_counts(batch, order, noise)
         counts = (rows + model.offsets).flatten().bincount(minlength=len(expected))
-        model.output_bias.add_(((counts + 1) / (expected + 1)).log())
+        # The rows of all processes, so that every one of them moves its biases alike.
+        sums = self._sum_over_processes(torch.stack([expected, counts]))
+        model.output_bias.add_(((sums[1] + 1) / (sums[0] + 1)).log())
 
 
 def _average(

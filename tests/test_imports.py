@@ -32,3 +32,19 @@ def test_the_class_is_one_and_registered_whatever_is_imported_first(order):
     assert run.stdout == 'one class\n'
     assert 'Failed to load' not in run.stderr
     assert 'sdv_nvib' not in run.stderr
+
+
+def test_a_plain_fit_imports_nothing_of_large_scale():
+    script = """
+import sys
+import pandas as pd
+import sdv_nvib
+from sdv.metadata import Metadata
+metadata = Metadata.load_from_dict({'tables': {'t': {'columns': {'x': {'sdtype': 'numerical'}}}}})
+small = {'epochs': 1, 'd_model': 8, 'nhead': 1}
+sdv_nvib.NVIBSynthesizer(metadata, **small).fit({'t': pd.DataFrame({'x': range(40)})})
+import torch.distributed
+assert not torch.distributed.is_initialized()
+assert not {'pyarrow.dataset', 'ray'} & set(sys.modules)
+"""
+    subprocess.run([sys.executable, '-W', 'ignore', '-c', script], check=True)

@@ -122,7 +122,7 @@ def test_held_out_rows_are_not_trained_on(make_trainer):
     rows = torch.arange(100).unsqueeze(1).repeat(1, 2)
     trainer = make_trainer(sizes=(100, 100), epochs=1)
     trainer.fit(rows)
-    train, held_out = (set(r[:, 0].tolist()) for r in (trainer.train_rows, trainer.validation_rows))
+    train, held_out = (set(r[:, 0].tolist()) for r in (trainer.rows.some, trainer.rows.held_out))
     assert len(held_out) == 10
     assert train | held_out == set(range(100))
     assert not train & held_out
@@ -215,7 +215,7 @@ def test_a_collapsed_bottleneck_is_noticed(make_trainer):
 def test_mean_probabilities_are_calibrated_to_the_shares_of_the_rows(make_trainer):
     trainer = make_trainer(epochs=3)
     trainer.fit(planted_rows(500, weights=(0.1, 0.1, 0.5, 0.1, 0.1, 0.1)))
-    rows, noise = trainer.train_rows, torch.Generator().manual_seed(0)
+    rows, noise = trainer.rows.some, torch.Generator().manual_seed(0)
     order = torch.rand(rows.shape, generator=noise).argsort(1)
     counts = (rows + trainer.model.offsets).flatten().bincount(minlength=12)
 

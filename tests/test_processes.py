@@ -1,0 +1,226 @@
+"""Several processes that train together, under torchrun and Ray Train."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPT = """
+import json, os, signal, sys, threading, time, warnings
+warnings.simplefilter('ignore')
+import torch
+torch.set_num_threads(1)
+import torch.distributed as dist
+sys.path.insert(0, sys.argv[1])
+from pathlib import Path
+from test_streaming import make
+from sdv_nvib import TrainingError
+from sdv_nvib.model import ModelConfig, TabularNVIB
+from sdv_nvib.processes import require_equal
+from sdv_nvib.training import GRADIENT_CLIP, RowsInMemory, Trainer, TrainingConfig
+import numpy as np
+
+folder = Path(sys.argv[2])
+dist.init_process_group('gloo')
+rank, count = dist.get_rank(), dist.get_world_size()
+
+
+class Share(RowsInMemory):
+    '''Every second row.'''
+
+    def __init__(self, tokens):
+        super().__init__(tokens, torch.Generator().manual_seed(0), torch.device('cpu'))
+        self.rank, self.num_processes = rank, count
+        self.batch = self.some[:64]
+
+    def batches(self, epoch, size):
+        yield self.batch[self.rank :: self.num_processes]
+
+
+def trainer():
+    torch.manual_seed(rank)  # what differs must become the same
+    tokens = torch.randint(3, (300, 4), generator=torch.Generator().manual_seed(0))
+    config = ModelConfig(d_model=16, nhead=2, num_encoder_layers=1, num_decoder_layers=2,
+                         dim_feedforward=32)
+    model = TabularNVIB([np.full(3, np.nan)] * 4, config).double()
+    trainer = Trainer(model, TrainingConfig(batch_size=64))
+    trainer._prepare(Share(tokens))
+    return trainer
+
+
+torch.set_default_dtype(torch.float64)
+together, alone = trainer(), trainer()
+for _ in range(3):
+    # One process: the joint batch, each row with the noise that it has in its process.
+    losses = []
+    for alone.rows.rank in range(count):
+        batch, = alone._batches()
+        kl_weight = alone.schedule.kl_weight(alone.step)
+        losses.append(alone._forward(alone.model, batch, alone.noise, kl_weight)[0][0])
+    for group in alone.optimizer.param_groups:
+        group['lr'] = alone.config.learning_rate * alone.schedule.learning_rate(alone.step)
+    alone.optimizer.zero_grad()
+    torch.stack(losses).mean().backward()
+    torch.nn.utils.clip_grad_norm_(alone.model.parameters(), GRADIENT_CLIP)
+    together._train_step(*together._batches())
+    pairs = [
+        (p.grad, q.grad)
+        for p, q in zip(together.model.parameters(), alone.model.parameters(), strict=True)
+    ]
+    assert all((p is None) == (q is None) for p, q in pairs)  # of ordered columns, here are none
+    gradients = [(p - q).abs().max().item() for p, q in pairs if q is not None]
+    sizes = [q.abs().max().item() for p, q in pairs if q is not None]
+    alone.optimizer.step()
+    alone.step += 1
+torch.set_default_dtype(torch.float32)
+
+try:
+    require_equal(str(rank))
+    refused = ''
+except TrainingError as error:
+    refused = str(error)
+
+checkpoint, killed = folder / 'checkpoint', folder / 'killed'
+
+
+def die_once():
+    while not (checkpoint / 'checkpoint.safetensors').exists():
+        time.sleep(0.01)
+    killed.write_text(str(os.getpid()))
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+if rank == 1 and not killed.exists():
+    threading.Thread(target=die_once, daemon=True).start()
+settings = {'epochs': 8, 'batch_size': 64}
+interrupted = make(**settings)
+interrupted.fit_dataset(folder / 'rows', checkpoint=checkpoint)
+whole = make(**settings)
+whole.fit_dataset(folder / 'rows')
+
+
+def weights(synthesizer):
+    return torch.cat([p.flatten() for p in synthesizer._model.network.parameters()]).detach()
+
+
+everywhere = [torch.empty_like(weights(whole)) for _ in range(count)]
+dist.all_gather(everywhere, weights(whole))
+result = {
+    'gradients': max(gradients),
+    'sizes': max(sizes),
+    'refused': refused,
+    'same after a kill': torch.equal(weights(interrupted), weights(whole)),
+    'same everywhere': all(torch.equal(w, everywhere[0]) for w in everywhere),
+    'restarts': int(os.environ['TORCHELASTIC_RESTART_COUNT']),
+    'epochs': len(interrupted.get_loss_values()),
+    'held out': float(whole.get_loss_values()['Validation Reconstruction'].min()),
+    'rows': len(interrupted.sample(50)['t']),
+}
+(folder / f'result-{rank}.json').write_text(json.dumps(result))
+dist.destroy_process_group()
+"""
+
+
+RAY_SCRIPT = """
+import sys
+import ray
+from ray.train import RunConfig, ScalingConfig
+from ray.train.torch import TorchConfig, TorchTrainer
+
+tests, rows, folder = sys.argv[1:]
+
+
+def train(settings):
+    import json, sys
+    from pathlib import Path
+    import torch
+    torch.set_num_threads(1)
+    sys.path.insert(0, settings['tests'])
+    from ray import train
+    from test_streaming import make
+    synthesizer = make(batch_size=32)
+    folder = Path(settings['folder'])
+    synthesizer.fit_dataset(settings['rows'], checkpoint=folder / 'checkpoint')
+    rank = train.get_context().get_world_rank()
+    weights = sum(float(p.double().sum()) for p in synthesizer._model.network.parameters())
+    (folder / f'worker-{rank}.json').write_text(json.dumps({'rank': rank, 'weights': weights}))
+
+
+ray.init(num_cpus=3, include_dashboard=False, log_to_driver=True)
+TorchTrainer(
+    train,
+    train_loop_config={'tests': tests, 'rows': rows, 'folder': folder},
+    torch_config=TorchConfig(backend='gloo'),
+    scaling_config=ScalingConfig(num_workers=2),
+    run_config=RunConfig(storage_path=folder + '/ray'),
+).fit()
+"""
+
+
+@pytest.fixture(scope='module')
+def results(tmp_path_factory):
+    """What two processes under torchrun found, one of which was killed once."""
+    from test_streaming import make_table, write
+
+    folder = tmp_path_factory.mktemp('processes')
+    write(make_table(400), folder / 'rows')
+    script = folder / 'script.py'
+    script.write_text(SCRIPT)
+    launcher = ['-m', 'torch.distributed.run', '--standalone', '--nproc-per-node=2']
+    arguments = ['--max-restarts=2', str(script), str(Path(__file__).parent), str(folder)]
+    environment = {**os.environ, 'OMP_NUM_THREADS': '1', 'GLOO_SOCKET_IFNAME': 'lo'}
+    command = [sys.executable, *launcher, *arguments]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-5000:]
+    assert (folder / 'killed').exists()
+    return [json.loads((folder / f'result-{rank}.json').read_text()) for rank in (0, 1)]
+
+
+def test_gradients_are_those_of_one_process_with_the_joint_batch(results):
+    for result in results:
+        assert result['sizes'] > 1e-3
+        assert result['gradients'] < 1e-9
+
+
+def test_a_killed_process_costs_nothing_but_time(results):
+    for result in results:
+        assert result['restarts'] >= 1
+        assert result['same after a kill']
+        assert result['rows'] == 50
+
+
+def test_every_process_ends_with_the_same_model(results):
+    assert all(result['same everywhere'] for result in results)
+    assert results[0]['held out'] == results[1]['held out']
+
+
+def test_processes_that_read_other_tables_are_refused(results):
+    assert all('must read the same table' in result['refused'] for result in results)
+
+
+@pytest.mark.ray
+@pytest.mark.filterwarnings('ignore::DeprecationWarning')
+def test_ray_train_fits_with_several_workers(tmp_path):
+    pytest.importorskip('ray.train.torch')
+    from test_streaming import make_table, write
+
+    folder = write(make_table(300), tmp_path / 'rows')
+    command = [sys.executable, '-W', 'ignore', '-c', RAY_SCRIPT]
+    arguments = [str(Path(__file__).parent), str(folder), str(tmp_path)]
+    environment = {
+        **os.environ,
+        'OMP_NUM_THREADS': '1',
+        'RAY_USAGE_STATS_ENABLED': '0',
+        'RAY_raylet_start_wait_time_s': '600',  # a busy machine is no error
+        'RAY_gcs_server_request_timeout_seconds': '600',
+        'RAY_worker_register_timeout_seconds': '600',
+    }
+    done = subprocess.run([*command, *arguments], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-5000:]
+    found = [json.loads(path.read_text()) for path in sorted(tmp_path.glob('worker-*.json'))]
+    assert [worker['rank'] for worker in found] == [0, 1]
+    assert found[0]['weights'] == found[1]['weights']
+    assert (tmp_path / 'checkpoint' / 'checkpoint.safetensors').exists()
