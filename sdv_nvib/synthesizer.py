@@ -828,11 +828,12 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
         self._require_any_order('get_column_importance')
         _, _, tokens = self._encode_table(data)
         alpha = self.encode(data).alpha
+        shares = alpha / alpha.sum(1, keepdims=True)
         importance = pd.DataFrame(
             {
                 'Column': self._schema.names,
-                'Shared Nats': self._model.shared_information(tokens).mean(0),
-                'Pseudo-Count Share': (alpha / alpha.sum(1, keepdims=True)).mean(0),
+                'Shared Nats': self._model.shared_information(tokens).mean(0, dtype=np.float64),
+                'Pseudo-Count Share': shares.mean(0, dtype=np.float64),
             }
         )
         return importance.sort_values('Shared Nats', ascending=False, ignore_index=True)
