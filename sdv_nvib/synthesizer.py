@@ -1713,11 +1713,19 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
         made = {name for name, t in transformers.items() if t is not None and t.is_generator()}
         return [name for name in names if name not in made]
 
-    def _valid_table(self, data: dict[str, pd.DataFrame]) -> pd.DataFrame:
+    def _valid_table(
+        self, data: dict[str, pd.DataFrame], *, incomplete: bool = False
+    ) -> pd.DataFrame:
         self._validate_fit_before_sample()
         # SDV calls integer columns by strings.
         named = {name: table.rename(columns=str) for name, table in data.items()}
-        self._original_metadata.validate_data(named)
+        metadata = self._original_metadata
+        if incomplete:  # detected metadata forbid missing values where there were none
+            described = metadata.to_dict()
+            for column in described['tables'][self._table_name]['columns'].values():
+                column.pop('range_is_nullable', None)
+            metadata = Metadata.load_from_dict(described)
+        metadata.validate_data(named)
         return named[self._table_name]
 
     def impute(
@@ -1757,7 +1765,7 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
             >>> int(synthesizer.impute({'people': table})['people']['age'].isna().sum())
             0
         """
-        table = self._valid_table(data)
+        table = self._valid_table(data, incomplete=True)
         if method not in IMPUTATIONS:
             raise InvalidParameterError(
                 f'method must be one of {IMPUTATIONS}, received {method!r}.'
