@@ -1031,7 +1031,8 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
         """
         self._validate_fit_before_sample()
         with self._steered(temperature, top_p):
-            if output_folder_path and batch_size and batch_size < num_rows and not shares:
+            has_batches = 0 < (batch_size or 0) < (num_rows or 0)
+            if output_folder_path and batch_size and has_batches and not shares:
                 name = self._table_name if main_table_name is None else main_table_name
                 self._validate_table_name(name)
                 self._check_input_metadata_updated()

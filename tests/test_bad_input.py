@@ -254,7 +254,7 @@ def test_a_table_works_or_is_refused(table):
 
 
 @given(large_tables())
-@settings(max_examples=settings.default.max_examples // 20)
+@settings(max_examples=settings.default.max_examples // 50)
 def test_a_large_table_works_or_is_refused(table):
     check(*table)
 
