@@ -156,7 +156,7 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
         epochs: Most passes over the data; `None` chooses by the number of rows. Training stops
             earlier when held-out rows stop improving.
         batch_size: Rows per training step; `None` chooses by the number of rows.
-        learning_rate: Peak learning rate.
+        learning_rate: Peak learning rate; `None` chooses by the number of rows.
         weight_decay: Decoupled weight decay of AdamW.
         d_model: Width of the network and of the latent vectors.
         nhead: Attention heads; must divide `d_model`.
@@ -213,7 +213,7 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
         locales: str | list[str] = ['en_US'],  # noqa: B006 SDV's own default; never changed
         epochs: int | None = None,
         batch_size: int | None = None,
-        learning_rate: float = 2e-3,
+        learning_rate: float | None = None,
         weight_decay: float = 1e-5,
         d_model: int = 64,
         nhead: int = 4,
@@ -286,7 +286,8 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
             raise InvalidParameterError(
                 f'seed must be a whole number of at most {MAX_SEED}, received {self.seed!r}.'
             )
-        self._require_real('learning_rate', 0, 1, open_below=True)
+        if self.learning_rate is not None:
+            self._require_real('learning_rate', 0, 1, open_below=True)
         self._require_real('weight_decay', 0, 1)
         self._require_real('dropout', 0, 1, open_above=True)
         for name in ('lambda_gaussian', 'lambda_dirichlet'):

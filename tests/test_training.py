@@ -103,9 +103,9 @@ def test_fewer_rows_than_a_batch_train(make_trainer, rows):
 
 
 def test_default_settings_fit_the_number_of_rows(make_trainer):
-    sizes = []
+    sizes, rates = [], []
     for rows in (1, 10, 1_000, 10_000, 200_000):
-        trainer = make_trainer(epochs=None, batch_size=None)
+        trainer = make_trainer(epochs=None, batch_size=None, learning_rate=None)
         trainer._prepare(torch.zeros(rows, 2, dtype=torch.int64))
         epochs = trainer.schedule.end / trainer.steps_per_epoch
         # Few rows get more passes, many rows get more steps, and nobody gets next to nothing.
@@ -114,7 +114,10 @@ def test_default_settings_fit_the_number_of_rows(make_trainer):
         assert epochs <= 10 or trainer.schedule.end < 5_000
         assert min(rows, 16) <= trainer.batch_size + 1 <= 1_024
         sizes.append(trainer.batch_size)
+        rates.append(trainer.learning_rate)
     assert sizes == sorted(sizes)
+    assert rates == sorted(rates)
+    assert 0 < rates[0] < rates[2] < rates[-1] == 2e-3
     assert sizes[-1] > sizes[1]
 
 
