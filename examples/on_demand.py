@@ -6,7 +6,8 @@
 DATA/adult holds train.csv[.gz], test.csv[.gz] and metadata.json (SDV, one table) of the adult
 table. Writes a Markdown page of tables: the time of conditional sampling, conditional
 distributions, filling in missing values beside scikit-learn, planted anomalies, what the
-bottleneck keeps, and synthetic minority rows for a classifier.
+bottleneck keeps, rows between others, what columns tell of each other, and synthetic minority rows
+for a classifier.
 """
 
 import argparse
@@ -103,22 +104,34 @@ def synthesizer_rare(test):
     return {'native.country': (shares - 0.001).abs().idxmin()}
 
 
-def conditionals(synthesizer, train, test, name):
-    rows = []
+def conditionals(synthesizer, train, test, name, draws=3, splits=200):
+    """Sampled rows against training rows, beside hold-outs: the one there is, and random ones.
+
+    The distance of one hold-out is a matter of luck: the ratio is to the mean over random splits of
+    all real rows that meet the condition into parts of the same sizes.
+    """
+    rng, rows = np.random.default_rng(0), []
     for condition, column in CONDITIONS:
         real, held_out = (
             table[(table[list(condition)] == list(condition.values())).all(axis=1)][column]
             for table in (train, test)
         )
-        sampled = synthesizer.sample_from_conditions([Condition(condition, len(held_out))])[name]
-        noise, error = (total_variation(real, other) for other in (held_out, sampled[column]))
+        size, everything = len(held_out), pd.concat([real, held_out])
+        shuffled = (everything.iloc[rng.permutation(len(everything))] for _ in range(splits))
+        noise = np.mean([total_variation(each[size:], each[:size]) for each in shuffled])
+        condition_rows = [Condition(condition, size)]
+        errors = [
+            total_variation(real, synthesizer.sample_from_conditions(condition_rows)[name][column])
+            for _ in range(draws)
+        ]
         rows.append(
             {
                 'p(column given condition)': f'{column} given {condition}',
-                'rows': len(held_out),
-                'real hold-out': f'{noise:.3f}',
-                'sampled': f'{error:.3f}',
-                'ratio': f'{error / noise:.2f}',
+                'rows': size,
+                'this hold-out': f'{total_variation(real, held_out):.4f}',
+                'random hold-outs': f'{noise:.4f}',
+                'sampled': f'{np.mean(errors):.4f} ± {np.std(errors):.4f}',
+                'sampled / random hold-outs': f'{np.mean(errors) / noise:.2f}',
             }
         )
     return as_table(rows)
@@ -224,11 +237,45 @@ def bottleneck(synthesizer, train, test, name, num_rows):
     similar = []
     for variety in (0, 0.25, 0.5, 0.75, 1):
         drawn = synthesizer.sample_similar({name: score_rows}, variety)[name]
-        same = (drawn == score_rows).to_numpy().mean()
-        similar.append({'variety': variety, 'cells unlike the source row': f'{1 - same:.3f}'})
-    weights = encodings[0].column_weights.sort_values(ascending=False)
-    shares = [{'column': c, 'share of pseudo-counts': f'{w:.3f}'} for c, w in weights.items()]
-    return '\n\n'.join(map(as_table, (rows, similar, shares)))
+        similar.append(
+            {'variety': variety, 'cells unlike the source row': f'{unlike(drawn, score_rows):.3f}'}
+        )
+    return '\n\n'.join(map(as_table, (rows, similar)))
+
+
+def unlike(rows, others):
+    """Share of the cells that differ."""
+    return 1 - (rows == others).to_numpy().mean()
+
+
+def between(synthesizer, train, test, name, num_rows):
+    """The path from test rows to other test rows, and how likely the rows on it are."""
+    first, last = (
+        test.iloc[k * num_rows : (k + 1) * num_rows].reset_index(drop=True) for k in (0, 1)
+    )
+    numbers, spread = list(test.select_dtypes('number')), train.std(numeric_only=True)
+    is_first = np.random.default_rng(0).random(first.shape) < 0.5
+    path = {
+        t: synthesizer.sample_between({name: first}, {name: last}, t)[name]
+        for t in (0, 0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1)
+    }
+    path['cells of both at random'] = first.where(is_first, last)
+    rows = []
+    for position, drawn in path.items():
+        row = {'position': position}
+        for label, end in (('first', first), ('last', last)):
+            gap = (drawn[numbers] - end[numbers]).abs() / spread
+            row[f'cells unlike the {label}'] = f'{unlike(drawn, end):.3f}'
+            row[f'numbers from the {label} (std)'] = f'{gap.to_numpy().mean():.3f}'
+        row['nats'] = f'{synthesizer.log_likelihood({name: drawn}, num_orders=4).mean():.2f}'
+        rows.append(row)
+    return as_table(rows)
+
+
+def importance(synthesizer, test, name, num_rows):
+    measured = synthesizer.get_column_importance({name: test.head(num_rows)})
+    ranks = measured.drop(columns='Column').corr('spearman').iloc[0, 1]
+    return f'{as_table(measured.round(3))}\n\nRank correlation of the two: {ranks:.2f}.'
 
 
 def minority(synthesizer, train, test, name):
@@ -295,6 +342,8 @@ def main():
         'Filling in missing values': lambda: imputation(synthesizer, train, test, name, size),
         'Planted anomalies': lambda: anomalies(synthesizer, train, test, name, size),
         'What the bottleneck keeps': lambda: bottleneck(synthesizer, train, test, name, 2 * size),
+        'Between two rows': lambda: between(synthesizer, train, test, name, size),
+        'Which columns carry what': lambda: importance(synthesizer, test, name, size),
         'A rare class': lambda: minority(synthesizer, train, test, name),
     }
     packages = ('sdv-nvib', 'torch', 'sdv', 'scikit-learn', 'imbalanced-learn')

@@ -17,6 +17,7 @@ from sdv_nvib.errors import (
     StorageError,
     TrainingError,
     UnknownValueError,
+    WorkerError,
 )
 from sdv_nvib.quality import QualityEvaluation, evaluate_quality, save_plot
 from sdv_nvib.report import write_report
@@ -37,6 +38,7 @@ __all__ = [
     'StorageError',
     'TrainingError',
     'UnknownValueError',
+    'WorkerError',
     '__version__',
     'evaluate_quality',
     'save_plot',

@@ -5,25 +5,27 @@ it is whole, and replaces none without `--force`. Errors are one line with the r
 are 0, 1 (the task failed), 2 (the command is wrong).
 """
 
+import io
 import json
 import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, nullcontext, redirect_stderr
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import click
 import numpy as np
 import pandas as pd
 from sdv.metadata import Metadata
+from sdv.metadata.errors import InvalidMetadataError
 from sdv.sampling import Condition
 from sdv.utils import load_synthesizer
 
 from sdv_nvib._version import __version__
 from sdv_nvib.demo import TABLE, load_demo
-from sdv_nvib.errors import InvalidParameterError, NVIBError
+from sdv_nvib.errors import InvalidParameterError, ModelFileError, NVIBError
 from sdv_nvib.synthesizer import NVIBSynthesizer
 
 __all__ = ['main']
@@ -63,9 +65,26 @@ def _read_table(path: Path, metadata: Metadata | None = None) -> pd.DataFrame:
     return pd.read_csv(path, dtype=texts)
 
 
+def _read_metadata(path: Path) -> Metadata:
+    """Read SDV's metadata."""
+    try:
+        return Metadata.load_from_json(path)
+    except (ValueError, InvalidMetadataError) as error:
+        raise InvalidParameterError(
+            f'{str(path)!r} must hold metadata as JSON ({error}). `sdv-nvib detect` makes such a '
+            'file.'
+        ) from error
+
+
 def _require_free(path: Path | None, force: bool) -> None:
-    """Refuse to overwrite, before any work is done."""
-    if path is not None and path.exists() and not force:
+    """Refuse to overwrite, and files in no folder, before any work is done."""
+    if path is None:
+        return
+    if not path.parent.is_dir():
+        raise InvalidParameterError(
+            f'{str(path)!r} must be in a folder, and {str(path.parent)!r} is none. Make it first.'
+        )
+    if path.exists() and not force:
         raise InvalidParameterError(
             f'{str(path)!r} is there already. Name another file, or overwrite it with --force.'
         )
@@ -106,7 +125,19 @@ def _write_text(text: str, path: Path | None) -> None:
 
 def _load(model: Path) -> tuple[NVIBSynthesizer, Metadata, str]:
     """Return a saved synthesizer, its metadata and the name of its table."""
-    synthesizer = load_synthesizer(model)
+    try:
+        synthesizer = load_synthesizer(model)
+    except Exception as error:  # bytes that are no pickle can raise anything
+        reason = f'({type(error).__name__}: {error})'
+        raise ModelFileError(
+            f'{str(model)!r} is no model that these versions can load {reason}. Give a file that '
+            '`sdv-nvib fit` wrote, or fit again.'
+        ) from error
+    if not isinstance(synthesizer, NVIBSynthesizer):
+        raise ModelFileError(
+            f'{str(model)!r} must hold an NVIBSynthesizer, it holds a '
+            f'{type(synthesizer).__name__}. Give a file that `sdv-nvib fit` wrote.'
+        )
     metadata = synthesizer.metadata
     return synthesizer, metadata, next(iter(metadata.tables))
 
@@ -121,7 +152,7 @@ class _Commands(click.Group):
         """Run a command."""
         try:
             with warnings.catch_warnings():
-                warnings.showwarning = _show_warning
+                warnings.showwarning = _warn_on(sys.stderr)
                 return super().invoke(ctx)
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
@@ -143,9 +174,20 @@ def _reason(error: BaseException) -> BaseException:
     return first
 
 
-def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
-    """Say a warning in one line."""
-    click.echo(f'Warning: {" ".join(str(message).split())}', err=True)
+def _warn_on(stream: TextIO) -> Callable[..., None]:
+    """A function that says a warning in one line."""
+
+    def show(message: Warning | str, *_: object, **__: object) -> None:
+        click.echo(f'Warning: {" ".join(str(message).split())}', file=stream)
+
+    return show
+
+
+@contextmanager
+def _progress(quiet: bool) -> Iterator[None]:
+    """Leave out SDV's progress lines, which have no switch; warnings and errors are still said."""
+    with redirect_stderr(io.StringIO()) if quiet else nullcontext():
+        yield
 
 
 def _options(*options: Callable) -> Callable:
@@ -269,7 +311,7 @@ def fit(
       sdv-nvib fit people.csv metadata.json -o model.pkl --epochs 50 --set d_model=96
     """
     _require_free(output, force)
-    described = Metadata.load_from_json(metadata)
+    described = _read_metadata(metadata)
     parameters = {'epochs': epochs, 'seed': seed, 'verbose': not quiet} | _parameters(others)
     synthesizer = NVIBSynthesizer(described, **parameters)
     name = next(iter(described.tables))
@@ -316,6 +358,15 @@ def _condition(
 @click.option(
     '--like', type=IN_FILE, help='Table of known columns; the others are drawn for each row.'
 )
+@click.option(
+    '--to-parquet',
+    'folder',
+    type=click.Path(file_okay=False, path_type=Path),
+    help='Folder of Parquet files in place of a table; the same command goes on where it ended.',
+)
+@click.option(
+    '--workers', type=click.IntRange(1), help='Processes for --to-parquet; one if left out.'
+)
 @force_option
 @quiet_option
 def sample(
@@ -324,6 +375,8 @@ def sample(
     output: Path | None,
     conditions: tuple[str, ...],
     like: Path | None,
+    folder: Path | None,
+    workers: int | None,
     force: bool,
     quiet: bool,
 ) -> None:
@@ -334,22 +387,35 @@ def sample(
       sdv-nvib sample model.pkl --rows 1000 -o synthetic.parquet
       sdv-nvib sample model.pkl --rows 50 --condition sex=F --condition age=30
       sdv-nvib sample model.pkl --like known.csv -o completed.csv
+      sdv-nvib sample model.pkl --rows 1000000 --to-parquet people --workers 4
     """
     if like is not None and (conditions or rows):
         raise click.UsageError('--like gives rows and values: leave out --rows and --condition.')
+    if folder is not None and (output or like):
+        raise click.UsageError('--to-parquet takes the place of -o, and does not go with --like.')
+    if workers is not None and folder is None:
+        raise click.UsageError('--workers goes with --to-parquet.')
     _require_free(output, force)
     if output is not None:
         _format(output)
     synthesizer, metadata, name = _load(model)
     batch_size = None if quiet else BATCH_ROWS  # SDV shows its line where there are batches
-    if like is not None:
-        known = _read_table(like, metadata)
-        drawn = synthesizer.sample_remaining_columns(known, batch_size=batch_size)
-    elif conditions:
-        condition = Condition(_condition(synthesizer, name, conditions), num_rows=rows or 100)
-        drawn = synthesizer.sample_from_conditions([condition], batch_size=batch_size)
-    else:
-        drawn = synthesizer.sample(num_rows=rows or 100, batch_size=batch_size)
+    rows = rows or 100
+    wanted = (
+        [Condition(_condition(synthesizer, name, conditions), num_rows=rows)] if conditions else []
+    )
+    if folder is not None:
+        synthesizer.verbose = not quiet
+        synthesizer.sample_to_parquet(folder, rows, workers=workers or 1, conditions=wanted)
+        return
+    with _progress(quiet):
+        if like is not None:
+            known = _read_table(like, metadata)
+            drawn = synthesizer.sample_remaining_columns(known, batch_size=batch_size)
+        elif wanted:
+            drawn = synthesizer.sample_from_conditions(wanted, batch_size=batch_size)
+        else:
+            drawn = synthesizer.sample(num_rows=rows, batch_size=batch_size)
     _write_table(drawn[name], output)
 
 
@@ -375,15 +441,16 @@ def evaluate(
       sdv-nvib evaluate model.pkl people.csv --test unseen.csv --target income
     """
     _require_free(output, force)
+    if output is not None:
+        _format(output)
     synthesizer, metadata, _ = _load(model)
-    with redirect_stdout(sys.stderr):  # where SDMetrics' progress belongs
-        evaluation = synthesizer.evaluate(
-            _read_table(real, metadata),
-            rows,
-            test=None if test is None else _read_table(test, metadata),
-            target=target,
-            verbose=not quiet,
-        )
+    evaluation = synthesizer.evaluate(
+        _read_table(real, metadata),
+        rows,
+        test=None if test is None else _read_table(test, metadata),
+        target=target,
+        verbose=not quiet,
+    )
     _write_table(evaluation.summary, output)
 
 
@@ -435,9 +502,9 @@ def demo(folder: Path, epochs: int | None, force: bool, quiet: bool) -> None:
     """
     names = ('real.csv', 'metadata.json', 'model.pkl', 'synthetic.csv', 'report.html')
     paths = [folder / name for name in names]
+    folder.mkdir(parents=True, exist_ok=True)
     for path in paths:
         _require_free(path, force)
-    folder.mkdir(parents=True, exist_ok=True)
     real, metadata = load_demo()
     synthesizer = NVIBSynthesizer(metadata, epochs=epochs, verbose=not quiet)
     synthesizer.fit({TABLE: real})

@@ -75,7 +75,7 @@ def assign_draws(
     Returns:
         Places of the rows served, in `open_groups`, and of the draws they get, in `drawn_groups`.
 
-    Example:
+    Examples:
         >>> assign_draws(np.array([7, 8, 7]), np.array([7, 9, 7, 7]))
         (array([0, 2]), array([0, 2]))
     """

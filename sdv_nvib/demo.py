@@ -17,16 +17,16 @@ def load_demo() -> tuple[pd.DataFrame, Metadata]:
 
     It has numbers, categories, booleans, dates, missing values and a primary key.
 
-    Example:
+    Examples:
         >>> table, metadata = load_demo()
         >>> table.shape
         (215, 17)
     """
     tables, _, old_metadata = load_single_table_demo()
-    columns = {
-        name: {key: value for key, value in column.items() if key != 'computer_representation'}
-        for name, column in old_metadata['tables'][TABLE]['columns'].items()
+    described = old_metadata['tables'][TABLE]['columns'] | {'student_id': {'sdtype': 'id'}}
+    columns = {  # in the table's order: SDV warns of another
+        name: {k: v for k, v in described[name].items() if k != 'computer_representation'}
+        for name in tables[TABLE]
     }
-    columns['student_id'] = {'sdtype': 'id'}
     table = {'columns': columns, 'primary_key': 'student_id'}
     return tables[TABLE], Metadata.load_from_dict({'tables': {TABLE: table}})

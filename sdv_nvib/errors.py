@@ -21,6 +21,7 @@ __all__ = [
     'StorageError',
     'TrainingError',
     'UnknownValueError',
+    'WorkerError',
 ]
 
 
@@ -65,3 +66,7 @@ class ModelFileError(NVIBError, ValueError):
 
 class StorageError(NVIBError, OSError):
     """A file could not be written or read; what is in memory stays usable."""
+
+
+class WorkerError(NVIBError, RuntimeError):
+    """Worker processes ended before their work was done; what is written stays."""

@@ -12,7 +12,7 @@ went through F.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -427,8 +427,8 @@ class TabularNVIB(nn.Module):
     def reconstruct(self, tokens: Tensor, *, cut: bool = False) -> Tensor:
         """The most likely value of every column given F, by evaluation attention.
 
-        Single-pass decodes each column from all of F; any-order, whose decoder never learned to
-        read a column's own component, from the components of all other columns.
+        Single-pass decodes each column from all of F, any-order from the components of all other
+        columns.
 
         Args:
             tokens: Token ids in column order, `(B, n)`.
@@ -440,14 +440,48 @@ class TabularNVIB(nn.Module):
         """
         layers, columns = self.output_layers(), torch.arange(self.num_columns, device=self.device)
         result = torch.empty_like(tokens)
-        everything = None if self.is_any_order else self.encode(tokens)
-        for c in range(self.num_columns):
-            others = columns[columns != c].expand(len(tokens), -1)
-            mixture = everything or self.encode(tokens[:, columns != c], others)
+        for c, (_, mixture) in enumerate(self._readable_mixtures(tokens)):
             if cut:
                 mixture = prior_mixture(len(tokens), self.config.d_model, self.column_query)
             hidden = self.decode_mixture(mixture, columns[c].expand(len(tokens), 1))
             result[:, c] = functional.linear(hidden[:, 0], *layers[c]).argmax(-1)
+        return result
+
+    def _readable_mixtures(self, tokens: Tensor) -> Iterator[tuple[Tensor, Mixture]]:
+        """For each column the components that its query may read, and the columns they are of.
+
+        Single-pass reads all of F; any-order, whose decoder never learned to read a column's own
+        component, F of all other columns.
+        """
+        columns = torch.arange(self.num_columns, device=self.device)
+        everything = None if self.is_any_order else self.encode(tokens)
+        for c in range(self.num_columns):
+            if everything is not None:
+                yield columns, everything
+            else:
+                others = columns[columns != c]
+                yield others, self.encode(tokens[:, others], others.expand(len(tokens), -1))
+
+    @torch.inference_mode()
+    def attention_weights(self, tokens: Tensor) -> Tensor:
+        """How much of each component every column's query reads in `reconstruct`.
+
+        Args:
+            tokens: Token ids in column order, `(B, n)`.
+
+        Returns:
+            Mean of the heads and decoder layers, `(B, n, n + 1)`: the prior component, then those
+            of the columns; zero where a query may not read a component.
+        """
+        result = tokens.new_zeros((*tokens.shape, self.num_columns + 1), dtype=torch.float32)
+        for c, (columns, mixture) in enumerate(self._readable_mixtures(tokens)):
+            components = functional.pad(columns + 1, (1, 0))
+            x = self.column_query[c].expand(len(tokens), 1, -1)
+            for layer in self.decoder_layers:
+                query = layer.norm1(x)
+                weights = layer.attention.mixture_weights(query, mixture)
+                result[:, c, components] += weights.mean(1).squeeze(1) / len(self.decoder_layers)
+                x = layer.finish(x, layer.attention.forward_mixture(query, mixture))
         return result
 
     def sample_latent(self, num_rows: int, generator: torch.Generator) -> MixtureSample:

@@ -104,7 +104,7 @@ class NVIBLayer(nn.Module):
     References:
         arXiv 2207.13529, section 3.2 and appendix B.
 
-    Example:
+    Examples:
         >>> layer = NVIBLayer(8, 4)
         >>> layer(torch.zeros(2, 3, 8)).mu.shape
         torch.Size([2, 4, 4])
@@ -302,7 +302,7 @@ class DenoisingAttention(nn.Module):
     References:
         arXiv 2207.13529, section 3.4, equations 6 to 8.
 
-    Example:
+    Examples:
         >>> attention = DenoisingAttention(8, 2, p=4)
         >>> sample = MixtureSample(torch.zeros(3, 5, 4), torch.zeros(3, 5))
         >>> attention(torch.zeros(3, 6, 8), sample).shape
@@ -385,28 +385,38 @@ class DenoisingAttention(nn.Module):
             mask: True where a query may read a component.
         """
         root = math.sqrt(self.head_dim)
-        q = self.query(query).unflatten(-1, (self.nhead, self.head_dim)).transpose(1, 2)
-        per_head = (self.nhead, self.head_dim, self.p)
-        u = q @ self.key.weight.view(per_head)  # (B, H, L, p)
+        u, queries, keys = self._score_mixture(query, mixture)
         variance = mixture.logvar.exp()
         v = variance + root
+        values = torch.cat([variance / v, root * mixture.mu / v], -1)
+        read = functional.scaled_dot_product_attention(
+            queries,
+            keys,
+            functional.pad(values, (0, 1)).unsqueeze(1).expand_as(keys),
+            attn_mask=mask,
+            scale=1.0,
+        )
+        noise_part, mean_part, _ = read.split([self.p, self.p, 1], -1)
+        denoised = noise_part * u + mean_part  # (B, H, L, p)
+        value = self.value.weight.view(self.nhead, self.head_dim, self.p)
+        heads = denoised @ value.transpose(1, 2)
+        return self.out(heads.transpose(1, 2).flatten(2))
+
+    def mixture_weights(self, query: Tensor, mixture: Mixture) -> Tensor:
+        """How much of each component `forward_mixture` reads, softmax(s), `(B, H, L, m + 1)`."""
+        _, queries, keys = self._score_mixture(query, mixture)
+        return (queries @ keys.transpose(-2, -1)).softmax(-1)
+
+    def _score_mixture(self, query: Tensor, mixture: Mixture) -> tuple[Tensor, Tensor, Tensor]:
+        """u, `(B, H, L, p)`, and queries and keys whose products are evaluation's scores."""
+        q = self.query(query).unflatten(-1, (self.nhead, self.head_dim)).transpose(1, 2)
+        u = q @ self.key.weight.view(self.nhead, self.head_dim, self.p)
+        v = mixture.logvar.exp() + math.sqrt(self.head_dim)
         # The log of alpha, not of pi: softmax normalises, and pi's own log has no gradient at the
         # zeros of masked components.
         bias = mixture.alpha.log() - 0.5 * (mixture.mu.square() / v + v.log()).sum(-1)
         if mixture.mask is not None:
             bias = bias.masked_fill(~mixture.mask, LOG_MASKED)
         keys = torch.cat([mixture.mu / v, -0.5 / v, bias.unsqueeze(-1)], -1)
-        values = torch.cat([variance / v, root * mixture.mu / v], -1)
         queries = torch.cat([u, u.square(), torch.ones_like(u[..., :1])], -1)
-        expand = (-1, self.nhead, -1, -1)
-        read = functional.scaled_dot_product_attention(
-            queries,
-            keys.unsqueeze(1).expand(expand),
-            functional.pad(values, (0, 1)).unsqueeze(1).expand(expand),
-            attn_mask=mask,
-            scale=1.0,
-        )
-        noise_part, mean_part, _ = read.split([self.p, self.p, 1], -1)
-        denoised = noise_part * u + mean_part  # (B, H, L, p)
-        heads = denoised @ self.value.weight.view(per_head).transpose(1, 2)
-        return self.out(heads.transpose(1, 2).flatten(2))
+        return u, queries, keys.unsqueeze(1).expand(-1, self.nhead, -1, -1)

@@ -14,9 +14,11 @@ import importlib.metadata
 import json
 import math
 import os
+import re
 import shutil
 import tempfile
 import warnings
+import zoneinfo
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -40,7 +42,9 @@ __all__ = [
     'Checkpoint',
     'decode_value',
     'encode_value',
+    'file_checksum',
     'fingerprint',
+    'flush',
     'read_folder',
     'reading',
     'restore_model',
@@ -103,7 +107,7 @@ def encode_value(value: Any) -> Any:
     if value is pd.NaT or value is pd.NA:
         return {'type': 'missing', 'value': repr(value)}
     if isinstance(value, pd.Timestamp):
-        zone = None if value.tz is None else str(value.tz)
+        zone = None if value.tz is None else _zone(value.tz)
         whole = int(
             value.tz_localize(None).asm8.astype(np.int64) if value.tz is None else value.value
         )
@@ -128,12 +132,26 @@ def encode_value(value: Any) -> Any:
     if isinstance(value, np.dtype | pd.api.extensions.ExtensionDtype) and str(value) in DTYPES:
         return {'type': 'dtype', 'value': str(value)}
     if isinstance(value, pd.DatetimeTZDtype):
-        return {'type': 'zoned dtype', 'value': str(value.tz), 'unit': value.unit}
+        return {'type': 'zoned dtype', 'value': _zone(value.tz), 'unit': value.unit}
     raise ModelFileError(
         f'A saved model can hold numbers, text, truth values and dates, received {value!r} of '
         f'{type(value).__module__}.{type(value).__qualname__}. Convert the column first, or use '
         '`save`, which pickles.'
     )
+
+
+def _zone(zone: Any) -> str:
+    """The name of a time zone: pandas would take a path for a name, and open that file."""
+    name = str(zone)
+    if (
+        not re.fullmatch(r'UTC([+-]\d\d:\d\d)?', name)
+        and name not in zoneinfo.available_timezones()
+    ):
+        raise ModelFileError(
+            f'A time zone must be one of the IANA database, or UTC and an offset, received '
+            f'{name[:80]!r}. Convert the column to a zone such as UTC first.'
+        )
+    return name
 
 
 def decode_value(stored: Any, depth: int = 0) -> Any:
@@ -163,7 +181,7 @@ def decode_value(stored: Any, depth: int = 0) -> Any:
     if kind == 'timestamp' and stored['zone'] is None:
         return pd.Timestamp(np.datetime64(int(value), stored['unit']))
     if kind == 'timestamp':
-        return pd.Timestamp(int(value), unit='ns', tz='UTC').tz_convert(stored['zone'])
+        return pd.Timestamp(int(value), unit='ns', tz='UTC').tz_convert(_zone(stored['zone']))
     if kind == 'datetime':
         return datetime.datetime.fromisoformat(value)
     if kind == 'date':
@@ -183,7 +201,7 @@ def decode_value(stored: Any, depth: int = 0) -> Any:
     if kind == 'dtype' and value in DTYPES:
         return pd.api.types.pandas_dtype(value)
     if kind == 'zoned dtype':
-        return pd.DatetimeTZDtype(unit=stored['unit'], tz=value)
+        return pd.DatetimeTZDtype(unit=stored['unit'], tz=_zone(value))
     raise ModelFileError(f'A value must be of a known type, received {str(kind)[:80]!r}.')
 
 
@@ -247,15 +265,15 @@ def write_folder(folder: Path, documents: Mapping[str, Any], tensors: Mapping[st
             'format': FORMAT,
             'format_version': FORMAT_VERSION,
             'versions': {name: importlib.metadata.version(name) for name in PACKAGES},
-            'files': {name: _fingerprint(temporary / name) for name in files},
+            'files': {name: file_checksum(temporary / name) for name in files},
         }
         manifest['checksum'] = _checksum_of(manifest)
         (temporary / MANIFEST).write_text(json.dumps(manifest, indent=2), 'ascii')
         for name in [*files, MANIFEST]:
-            _flush(temporary / name)
+            flush(temporary / name)
         temporary.chmod(0o755)
         temporary.rename(folder)
-        _flush(folder.parent)
+        flush(folder.parent)
     except (OSError, SafetensorError) as error:
         raise StorageError(
             f"The model could not be saved to '{folder}': {error}. The model in memory is as it "
@@ -291,7 +309,7 @@ def read_folder(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         raise ModelFileError(f'{MANIFEST} must list plain file names, {TENSORS} among them.')
     for name, expected in files.items():
         if (folder / name).stat().st_size != expected['bytes'] or (
-            _fingerprint(folder / name) != expected
+            file_checksum(folder / name) != expected
         ):
             raise ModelFileError(f'{name} does not match its checksum. Take another copy.')
     documents = {name: _load_json(folder / name) for name in files if name != TENSORS}
@@ -327,7 +345,8 @@ def _refuse_constant(text: str) -> None:
     raise ModelFileError(f'JSON numbers must be finite, received {text}.')
 
 
-def _fingerprint(path: Path) -> dict[str, Any]:
+def file_checksum(path: Path) -> dict[str, Any]:
+    """SHA-256 and size of a file."""
     with path.open('rb') as file:
         digest = hashlib.file_digest(file, 'sha256') if hasattr(hashlib, 'file_digest') else None
         if digest is None:  # Python 3.10
@@ -341,7 +360,7 @@ def _checksum_of(document: Any) -> str:
     return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
 
 
-def _flush(path: Path) -> None:
+def flush(path: Path) -> None:
     """Have the disk hold a file or a folder's entries before going on."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
@@ -597,9 +616,9 @@ class Checkpoint:
             checksum = fingerprint(content, state.tensors)
             tensors = {name: tensor.contiguous() for name, tensor in state.tensors.items()}
             save_file(tensors, temporary, {'state': text, 'checksum': checksum})
-            _flush(temporary)
+            flush(temporary)
             temporary.replace(self.path)
-            _flush(self.path.parent)
+            flush(self.path.parent)
             self.failure = None
         except (OSError, SafetensorError) as error:
             self.failure = StorageError(

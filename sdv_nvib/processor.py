@@ -1,14 +1,17 @@
-"""SDV's data processor as JSON and back.
+"""SDV's data processor and constraints as JSON and back.
 
 Between persistence and the synthesizer in the flow; with the synthesizer the only module that
 touches SDV's and RDT's private state. Transformers are made again by their constructors, from an
 allow-list of classes, and then get what they had learned, from an allow-list of attributes with
-their types.
+their types; constraints likewise. And keys for parts of a table that know nothing of each other.
 """
 
 import datetime
 import hashlib
 import inspect
+import string
+import sys
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -17,18 +20,42 @@ from faker.config import PROVIDERS
 from rdt.transformers import (
     AnonymizedFaker,
     FloatFormatter,
+    IndexGenerator,
     NullTransformer,
     RegexGenerator,
     UnixTimestampEncoder,
 )
+from sdv.cag import FixedCombinations, FixedIncrements, Inequality, OneHotEncoding, Range
+from sdv.cag._utils import load_constraint_from_dict
+from sdv.cag.base import BaseConstraint
 from sdv.data_processing.data_processor import DataProcessor
 from sdv.data_processing.datetime_formatter import DatetimeFormatter
 from sdv.data_processing.numerical_formatter import NumericalFormatter
+from sdv.metadata import Metadata
 
-from sdv_nvib.errors import ModelFileError
+if sys.version_info >= (3, 11):
+    from re import _parser as regex_parser  # type: ignore[attr-defined]
+else:
+    import sre_parse as regex_parser
+
+from sdv_nvib.errors import InvalidParameterError, ModelFileError
+from sdv_nvib.ids import CountedIds, PatternIds, pattern_of_template
 from sdv_nvib.persistence import decode_value, encode_value
 
-__all__ = ['restore_processor', 'seed_generators', 'store_processor']
+__all__ = [
+    'can_be_written',
+    'check_regex',
+    'keep_zones',
+    'key_formats',
+    'restore_constraints',
+    'restore_learned',
+    'restore_processor',
+    'seed_generators',
+    'skip_generated',
+    'skip_keys',
+    'store_constraints',
+    'store_processor',
+]
 
 NUMBER = (int, float, np.integer, np.floating)
 COUNT = (int, np.integer)
@@ -71,7 +98,40 @@ FORMATTERS: dict[str, tuple[type, dict[str, tuple[type, ...]]]] = {
     ),
     'datetime': (DatetimeFormatter, {'_dtype': DTYPE, 'datetime_format': (type(None), str)}),
 }
+OPTIONAL_TEXT = (type(None), str)
+COMPARISON: dict[str, tuple[type, ...]] = {
+    '_fillna_low_column_name': (str,),
+    '_nan_column_name': (str,),
+    '_dtype': DTYPE,
+    '_is_datetime': (bool, np.bool_),
+    '_low_datetime_format': OPTIONAL_TEXT,
+    '_high_datetime_format': OPTIONAL_TEXT,
+}
+ANY_CONSTRAINT: dict[str, tuple[type, ...]] = {
+    '_single_table': (bool,),
+    '_table_name': (str,),
+    '_dtypes': (dict,),
+    '_original_data_columns': (dict,),
+    '_datetime_min_max_value': (dict,),
+}
+CONSTRAINTS: dict[type, dict[str, tuple[type, ...]]] = {
+    FixedCombinations: {'_joint_column': (str,), '_ids_to_combinations': (dict,)},
+    FixedIncrements: {'_fixed_increments_column_name': (str,), '_dtype': DTYPE},
+    Inequality: {'_diff_column_name': (str,), **COMPARISON},
+    OneHotEncoding: {'_categorical_column': (str,), '_transformed_col_names': (list,)},
+    Range: {
+        '_low_diff_column_name': (str,),
+        '_high_diff_column_name': (str,),
+        '_middle_datetime_format': OPTIONAL_TEXT,
+        **COMPARISON,
+    },
+}
+CONSTRAINT_NAMES = sorted(cls.__name__ for cls in CONSTRAINTS)
 MAX_SEED = 2**32 - 2
+MAX_REGEX_LENGTH, MAX_REGEX_COST, ENDLESS_REPEATS = 1000, 10**6, 16
+MAX_CARDINALITY = 10**7
+MAX_FAKER_LENGTH = 10**4  # of texts and lists; limits of a random number may be larger
+TEMPLATES = ('bothify', 'lexify', 'numerify')
 
 
 def seed_generators(processor: DataProcessor, seed: int) -> None:
@@ -88,6 +148,127 @@ def seed_generators(processor: DataProcessor, seed: int) -> None:
         if isinstance(transformer, AnonymizedFaker):
             transformer._faker_random_seed = transformer.random_seed
     processor.reset_sampling()
+
+
+def can_be_written(dates: pd.Series, form: str) -> bool:
+    """Whether the first and the last date come back from text of a format, but for its precision.
+
+    A format may leave the year or its century out, or move a date beyond what its type can hold.
+    """
+    ends = dates.agg(['min', 'max']).dropna()
+    try:
+        again = pd.to_datetime(ends.dt.strftime(form), format=form)
+    except pd.errors.OutOfBoundsDatetime:
+        return False
+    return bool((again.dt.year == ends.dt.year).all())
+
+
+def keep_zones(processor: DataProcessor, table: pd.DataFrame) -> list[str]:
+    """Have dates come back with a zone where their column has one.
+
+    RDT learns the zone from values that it can read without their format, and gives dates without
+    one where there are none. Dates of several zones it gives in UTC.
+
+    Returns:
+        Columns of several zones whose format cannot hold the same dates in UTC.
+    """
+    unfit = []
+    for name, transformer in processor._hyper_transformer.field_transformers.items():
+        if not isinstance(transformer, UnixTimestampEncoder) or transformer._timezone_offset:
+            continue
+        form, present = transformer.datetime_format, table[name].dropna()
+        if isinstance(processor._dtypes[name], pd.DatetimeTZDtype):
+            transformer._timezone_offset = datetime.timezone.utc
+        elif '%z' in (form or '') and len(present):
+            if transformer._has_multiple_timezones:
+                dates = pd.to_datetime(present, format=form, utc=True)
+                written = pd.to_datetime(dates.dt.strftime(form), format=form, utc=True)
+                unfit += [] if (dates == written).all() else [name]
+            else:
+                first = pd.to_datetime(present.iloc[0], format=form)
+                transformer._timezone_offset = first.tzinfo
+    return unfit
+
+
+def skip_generated(processor: DataProcessor, num_rows: int, batch_size: int) -> None:
+    """Bring keys and personal data to where they are after so many rows in batches.
+
+    Args:
+        processor: A fitted data processor.
+        num_rows: Rows since `reset_sampling`.
+        batch_size: Rows to make at once.
+    """
+    processor.reset_sampling()
+    hyper = processor._hyper_transformer
+    transformers = hyper.field_transformers.items()
+    made = [name for name, one in transformers if one is not None and one.is_generator()]
+    others = [name for name in made if name not in processor._keys]
+    for start in range(0, num_rows if made else 0, batch_size):
+        size = min(batch_size, num_rows - start)
+        if others:
+            hyper.create_anonymized_columns(num_rows=size, column_names=others)
+        if processor._keys:
+            processor.generate_keys(size)
+
+
+def key_formats(
+    processor: DataProcessor, table_name: str
+) -> dict[str, CountedIds | PatternIds | None]:
+    """How the values of the columns without repeats are made, each from its number.
+
+    Returns:
+        Column to its format; `None` where only Faker can make the values, which are text.
+
+    Raises:
+        InvalidParameterError: A column's values cannot be told apart between parts.
+    """
+    formats: dict[str, CountedIds | PatternIds | None] = {}
+    for name, transformer in processor._hyper_transformer.field_transformers.items():
+        if transformer is None or not transformer.is_generator():
+            continue
+        where = f"Table '{table_name}', column '{name}'"
+        if type(transformer) not in (RegexGenerator, AnonymizedFaker):
+            raise InvalidParameterError(
+                f'{where}: parts can be drawn with RegexGenerator and AnonymizedFaker alone, '
+                f'received {type(transformer).__name__}. Fit with the default transformer.'
+            )
+        if transformer.cardinality_rule in ('match', 'scale'):
+            raise InvalidParameterError(
+                f"{where}: parts do not know each other's values, so the cardinality_rule must be "
+                f"'unique' or None, received {transformer.cardinality_rule!r}. Fit with one of "
+                'these.'
+            )
+        if transformer.cardinality_rule == 'unique':
+            formats[name] = _key_format(transformer, processor._dtypes[name], where)
+    return formats
+
+
+def _key_format(transformer: Any, dtype: Any, where: str) -> CountedIds | PatternIds | None:
+    is_number = pd.api.types.is_numeric_dtype(dtype)
+    if isinstance(transformer, RegexGenerator):
+        return PatternIds(transformer.regex_format, where, as_number=is_number)
+    function, options = transformer.function_name, transformer.function_kwargs
+    if function == 'random_int' and is_number:
+        # SDV's range for integer keys is its own choice, not the table's.
+        last = np.iinfo(dtype.name.lower()).max if pd.api.types.is_integer_dtype(dtype) else 2**53
+        return CountedIds(options['min'], int(last))
+    if function in TEMPLATES and 'text' in options:
+        letters = options.get('letters', string.ascii_letters)
+        return PatternIds(pattern_of_template(options['text'], letters), where, as_number=is_number)
+    if is_number:
+        raise InvalidParameterError(
+            f'{where}: keys made by {function} must be text for parts to mark them, received '
+            f'{dtype}. Fit with text, or with an id that has a regex_format.'
+        )
+    return None
+
+
+def skip_keys(processor: DataProcessor, names: Iterable[str]) -> None:
+    """Have a processor count in place of making these columns' values, which is slow."""
+    for name in names:
+        counter = IndexGenerator()
+        counter.fit(pd.DataFrame({name: [0]}), name)
+        processor._hyper_transformer.field_transformers[name] = counter
 
 
 def store_processor(processor: DataProcessor) -> dict[str, Any]:
@@ -107,10 +288,7 @@ def store_processor(processor: DataProcessor) -> dict[str, Any]:
         'input_columns': hyper._input_columns,
         'output_columns': hyper._output_columns,
         'dtypes': [[name, encode_value(dtype)] for name, dtype in processor._dtypes.items()],
-        'formatters': [
-            [name, _attributes(formatter, FORMATTERS[_formatter_kind(formatter)][1])]
-            for name, formatter in processor.formatters.items()
-        ],
+        'formatters': _store_formatters(processor.formatters),
         'transformers': [
             [name, None if transformer is None else _store_transformer(name, transformer)]
             for name, transformer in hyper.field_transformers.items()
@@ -148,26 +326,122 @@ def restore_processor(processor: DataProcessor, stored: dict[str, Any]) -> None:
     hyper._fitted, hyper._modified_config = True, False
     processor._dtypes = pd.Series(dtypes, dtype=object)
     processor.formatters = {
-        name: _restore_formatter(processor, name, attributes)
+        name: _restore_formatter(
+            processor.metadata.columns[name],
+            attributes,
+            processor._enforce_rounding,
+            processor._enforce_min_max_values,
+        )
         for name, attributes in stored['formatters']
     }
     processor._prepared_for_fitting = processor.fitted = True
     processor.reset_sampling()
 
 
+def store_constraints(constraints: list[BaseConstraint]) -> list[dict[str, Any]]:
+    """What fitted constraints have learned, as JSON.
+
+    Raises:
+        ModelFileError: One is made of the user's own code, which no file can hold safely.
+    """
+    stored = []
+    for constraint in constraints:
+        if type(constraint) not in CONSTRAINTS:
+            raise ModelFileError(
+                f'save_model can hold the constraints {CONSTRAINT_NAMES}, received a '
+                f'{type(constraint).__name__}. Use `save`, which pickles.'
+            )
+        described = constraint.get_constraint_dict()
+        allowed = ANY_CONSTRAINT | CONSTRAINTS[type(constraint)]
+        stored.append(
+            {
+                'class': described['class_name'],
+                'parameters': {k: encode_value(v) for k, v in described['parameters'].items()},
+                'learned': _attributes(constraint, allowed),
+                'formatters': _store_formatters(constraint._formatters[constraint._table_name]),
+            }
+        )
+    return stored
+
+
+def restore_constraints(stored: list[dict[str, Any]]) -> list[BaseConstraint]:
+    """Constraints as their constructors make them, to be added to a synthesizer.
+
+    Raises:
+        ModelFileError: A class is not allowed.
+    """
+    constraints = []
+    for one in stored:
+        if one['class'] not in CONSTRAINT_NAMES:
+            raise ModelFileError(
+                f'A constraint must be one of {CONSTRAINT_NAMES}, received '
+                f'{str(one["class"])[:80]!r}.'
+            )
+        parameters = {key: decode_value(value) for key, value in one['parameters'].items()}
+        constraints.append(
+            load_constraint_from_dict({'class_name': one['class'], 'parameters': parameters})
+        )
+    return constraints
+
+
+def restore_learned(constraint: BaseConstraint, metadata: Metadata, stored: dict[str, Any]) -> None:
+    """Give a new constraint what `store_constraints` kept of it.
+
+    Args:
+        constraint: One of `restore_constraints`.
+        metadata: What the constraint was fitted with: that of the table before it.
+        stored: Its entry.
+
+    Raises:
+        ModelFileError: An attribute, a type or a column is not allowed.
+    """
+    _set_attributes(constraint, stored['learned'], ANY_CONSTRAINT | CONSTRAINTS[type(constraint)])
+    table = constraint._table_name
+    if list(metadata.tables) != [table]:
+        raise ModelFileError(f'Constraints must be of the table {list(metadata.tables)}.')
+    columns = metadata.tables[table].columns
+    for name, part in (('_dtypes', dict), ('_original_data_columns', list)):
+        value = getattr(constraint, name)
+        if (
+            set(value) != {table}
+            or type(value[table]) is not part
+            or set(value[table]) != set(columns)
+        ):
+            raise ModelFileError(f'{name} of a constraint must be of the columns of its table.')
+    constraint._formatters = {
+        table: {name: _restore_formatter(columns[name], one) for name, one in stored['formatters']}
+    }
+    if isinstance(constraint, FixedCombinations):
+        combinations = constraint._ids_to_combinations
+        constraint._combinations_to_ids = {value: key for key, value in combinations.items()}
+        rows = pd.DataFrame(list(combinations.values()), columns=constraint.column_names)
+        dtypes = {name: constraint._dtypes[table][name] for name in constraint.column_names}
+        constraint._combinations = rows.astype(dtypes)
+    constraint.metadata, constraint._fitted = metadata, True
+
+
 def _formatter_kind(formatter: NumericalFormatter | DatetimeFormatter) -> str:
     return 'numerical' if isinstance(formatter, NumericalFormatter) else 'datetime'
 
 
+def _store_formatters(formatters: dict[str, Any]) -> list[list[Any]]:
+    return [
+        [name, _attributes(formatter, FORMATTERS[_formatter_kind(formatter)][1])]
+        for name, formatter in formatters.items()
+    ]
+
+
 def _restore_formatter(
-    processor: DataProcessor, name: str, attributes: dict[str, Any]
+    column: dict[str, Any],
+    attributes: dict[str, Any],
+    enforce_rounding: bool = True,
+    enforce_min_max_values: bool = True,
 ) -> NumericalFormatter | DatetimeFormatter:
-    column = processor.metadata.columns[name]
     formatter: NumericalFormatter | DatetimeFormatter
     if column['sdtype'] == 'numerical':
         formatter = NumericalFormatter(
-            enforce_rounding=processor._enforce_rounding,
-            enforce_min_max_values=processor._enforce_min_max_values,
+            enforce_rounding=enforce_rounding,
+            enforce_min_max_values=enforce_min_max_values,
             decimal_places=column.get('decimal_places'),
         )
     else:
@@ -207,6 +481,8 @@ def _restore_transformer(name: str, stored: dict[str, Any]) -> Any:
     parameters = {key: decode_value(value) for key, value in stored['parameters'].items()}
     if cls is AnonymizedFaker:
         _check_faker(parameters)
+    if cls is RegexGenerator:
+        check_regex(parameters['regex_format'])
     transformer = cls(**parameters)
     transformer.columns = [name]
     transformer.column_prefix = str(stored['column_prefix'])
@@ -215,10 +491,44 @@ def _restore_transformer(name: str, stored: dict[str, Any]) -> Any:
     transformer.output_columns = transformer.get_output_columns()
     transformer.random_seed = _seed(stored['random_seed'])
     _set_attributes(transformer, stored['learned'], LEARNED[cls])
+    if cls in (AnonymizedFaker, RegexGenerator):
+        _check_cardinality(transformer)
     if 'nulls' in stored:
         transformer.null_transformer = NullTransformer()
         _set_attributes(transformer.null_transformer, stored['nulls'], NULLS)
     return transformer
+
+
+def check_regex(regex: Any) -> None:
+    """Refuse a regular expression whose texts would take RDT long to begin with.
+
+    Raises:
+        ModelFileError: It is too long, or repeats too much.
+    """
+    if not isinstance(regex, str) or len(regex) > MAX_REGEX_LENGTH:
+        raise ModelFileError(
+            f'A regex_format must be text of at most {MAX_REGEX_LENGTH} characters, received '
+            f'{str(regex)[:80]!r}.'
+        )
+    if _regex_cost(regex_parser.parse(regex)) > MAX_REGEX_COST:
+        raise ModelFileError(
+            f'A regex_format must not repeat its parts so often, received {regex[:80]!r}.'
+        )
+
+
+def _regex_cost(parsed: Any) -> int:
+    """About how many parts RDT makes for a parsed regular expression before the first text."""
+    cost = 0
+    for operation, arguments in parsed:
+        if operation in (regex_parser.MAX_REPEAT, regex_parser.MIN_REPEAT):
+            _, most, inner = arguments
+            most = ENDLESS_REPEATS if most == regex_parser.MAXREPEAT else most
+            cost += (int(most) + 1) ** 2 * _regex_cost(inner)
+        elif operation == regex_parser.SUBPATTERN:
+            cost += _regex_cost(arguments[3])
+        else:
+            cost += 1
+    return cost
 
 
 def _check_faker(parameters: dict[str, Any]) -> None:
@@ -230,6 +540,25 @@ def _check_faker(parameters: dict[str, Any]) -> None:
         raise ModelFileError(
             f'Personal data must come from a function of Faker, received {str(provider)[:80]!r} '
             f'and {str(function)[:80]!r}.'
+        )
+    for name, value in (parameters['function_kwargs'] or {}).items():
+        is_long = len(str(value)) > MAX_FAKER_LENGTH
+        is_large = isinstance(value, int | float) and abs(value) > MAX_FAKER_LENGTH
+        if is_long or (is_large and function not in ('random_int', 'random_number')):
+            raise ModelFileError(
+                f'Arguments of Faker must be at most {MAX_FAKER_LENGTH}, received '
+                f'{str(name)[:40]}={str(value)[:40]}.'
+            )
+
+
+def _check_cardinality(transformer: AnonymizedFaker | RegexGenerator) -> None:
+    """Counts that a single row can be made with."""
+    scale = transformer._data_cardinality_scale or {'num_repetitions': []}
+    counts = [transformer._data_cardinality or 0, *scale['num_repetitions']]
+    if not all(isinstance(count, COUNT) and 0 <= count <= MAX_CARDINALITY for count in counts):
+        raise ModelFileError(
+            f'Counts of repeated values must be at most {MAX_CARDINALITY}, received '
+            f'{str(counts)[:80]}.'
         )
 
 

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+from tqdm.auto import tqdm
 
 from sdv_nvib.errors import InvalidParameterError
 
@@ -59,11 +60,15 @@ class QualityEvaluation:
         diagnostic_report: SDMetrics' DiagnosticReport, as `sdv.evaluation.run_diagnostic` gives it.
         summary: One row per measure, with the columns `measure`, `value`, `ideal` (NaN where there
             is none) and `meaning`. A measure that cannot be taken is NaN, and `meaning` says why.
+        shape_errors: How far each column is off, as `shape_errors` returns it.
+        pair_errors: How far each pair of columns is off, as `pair_errors` returns it.
     """
 
     quality_report: Any = field(repr=False)
     diagnostic_report: Any = field(repr=False)
     summary: pd.DataFrame
+    shape_errors: pd.Series = field(repr=False)
+    pair_errors: pd.DataFrame = field(repr=False)
 
     def to_dict(self) -> dict[str, float]:
         """Return the value of every measure under the measure's name."""
@@ -363,8 +368,12 @@ def trend_error(real: Table, synthetic: Table, metadata: Metadata) -> float:
     Source:
         "Trend" of Zhang et al., TabSyn, ICLR 2024 (arXiv 2310.09656), section 4.
     """
-    errors = pair_errors(real, synthetic, metadata).to_numpy()
-    below = errors[np.tril_indices(len(errors), -1)]
+    return _mean_trend_error(pair_errors(real, synthetic, metadata))
+
+
+def _mean_trend_error(errors: pd.DataFrame) -> float:
+    """Return the mean over pairs in per cent, NaN for a table with a single modelled column."""
+    below = errors.to_numpy()[np.tril_indices(len(errors), -1)]
     return 100 * float(below.mean()) if len(below) else math.nan
 
 
@@ -968,7 +977,7 @@ def _with_text_labels(table: pd.DataFrame, metadata: Metadata) -> pd.DataFrame:
 
 
 def _reports(
-    real: pd.DataFrame, synthetic: pd.DataFrame, metadata: Metadata, seed: int, verbose: bool
+    real: pd.DataFrame, synthetic: pd.DataFrame, metadata: Metadata, seed: int
 ) -> tuple[Any, Any]:
     """Return SDMetrics' quality and diagnostic reports, made as SDV 2 users make them."""
     from sdv.evaluation import evaluate_quality as sdv_quality
@@ -980,15 +989,16 @@ def _reports(
             {name: _with_text_labels(real, metadata)},
             {name: _with_text_labels(synthetic, metadata)},
             metadata,
-            verbose=verbose,
+            verbose=False,
         )
-        diagnostic = run_diagnostic({name: real}, {name: synthetic}, metadata, verbose=verbose)
+        diagnostic = run_diagnostic({name: real}, {name: synthetic}, metadata, verbose=False)
     return quality, diagnostic
 
 
 def _add_fidelity(
     out: _Summary,
     reports: tuple[Any, Any],
+    errors: tuple[pd.Series, pd.DataFrame],
     real: pd.DataFrame,
     synthetic: pd.DataFrame,
     metadata: Metadata,
@@ -1012,14 +1022,14 @@ def _add_fidelity(
     out.add('SDMetrics diagnostic', reports[1].get_score(), 1, 'Valid values, types and keys.')
     out.add(
         'shape error %',
-        lambda: shape_error(real, synthetic, metadata),
+        100 * float(errors[0].mean()),
         0,
         'Mean distance of single columns, as published tables give it; 0 is best.',
     )
     floor = trend_error_floor(real, metadata, seed=seed)
     out.add(
         'trend error %',
-        lambda: trend_error(real, synthetic, metadata),
+        _mean_trend_error(errors[1]),
         floor,
         'Mean error over all pairs of columns, the real bins, as published tables give it.',
     )
@@ -1184,7 +1194,7 @@ def evaluate_quality(
             real rows, which the synthesizer has seen; the summary says so.
         target: Column to predict for the utility; none, no utility.
         seed: Seed of every random choice; equal seeds give equal scores.
-        verbose: Whether SDMetrics prints its progress.
+        verbose: Show a progress line.
 
     Returns:
         The two reports and the summary, one row per measure.
@@ -1204,12 +1214,18 @@ def evaluate_quality(
     if target is not None:
         _check_target(target, metadata)
     _encode([real_rows.iloc[:1]], metadata)  # raises early if there is nothing to score
-    reports = _reports(real_rows, made_rows, metadata, seed, verbose)
-    out = _Summary()
-    _add_fidelity(out, reports, real_rows, made_rows, metadata, seed)
-    _add_utility(out, real_rows, made_rows, test_rows, metadata, target, seed)
-    _add_privacy(out, real_rows, made_rows, test_rows, metadata, seed)
-    return QualityEvaluation(*reports, out.frame())
+    both, out = (real_rows, made_rows, metadata), _Summary()
+    with tqdm(total=4, desc='Scoring', disable=not verbose, unit='step') as progress:
+        reports = _reports(*both, seed)
+        progress.update()
+        errors = shape_errors(*both), pair_errors(*both)
+        _add_fidelity(out, reports, errors, *both, seed)
+        progress.update()
+        _add_utility(out, real_rows, made_rows, test_rows, metadata, target, seed)
+        progress.update()
+        _add_privacy(out, real_rows, made_rows, test_rows, metadata, seed)
+        progress.update()
+    return QualityEvaluation(*reports, out.frame(), *errors)
 
 
 # ------------------------------------------------------------------------- the picture

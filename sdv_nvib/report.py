@@ -38,8 +38,6 @@ from sdv_nvib.quality import (
     Table,
     bin_tables,
     evaluate_quality,
-    pair_errors,
-    shape_errors,
 )
 
 if TYPE_CHECKING:
@@ -77,30 +75,24 @@ class _Scored:
         synthetic: Scores of the synthetic rows.
         second: Scores of other real rows.
         second_is: What these other real rows are, in words.
-        pairs: Errors of all pairs of columns, synthetic rows.
-        second_pairs: The same of the other real rows.
     """
 
     synthetic: QualityEvaluation
     second: QualityEvaluation
     second_is: str
-    pairs: pd.DataFrame
-    second_pairs: pd.DataFrame
 
 
 # ------------------------------------------------------------------------- scores and words
 
 
-def _score(
+def _with_second(
+    evaluation: QualityEvaluation,
     real: pd.DataFrame,
-    synthetic: pd.DataFrame,
     metadata: Metadata,
     test: pd.DataFrame | None,
-    target: str | None,
     seed: int,
 ) -> _Scored:
-    """Score the synthetic rows, then real rows in their place."""
-    evaluation = evaluate_quality(real, synthetic, metadata, test=test, target=target, seed=seed)
+    """Score real rows in place of the synthetic ones."""
     if test is None:
         order = np.random.default_rng(seed).permutation(len(real))
         half = max(1, len(real) // 2)
@@ -109,13 +101,7 @@ def _score(
     else:
         base, second = real, test
         words = f'the {len(test):,} real test rows against the real rows'
-    return _Scored(
-        evaluation,
-        evaluate_quality(base, second, metadata, seed=seed),
-        words,
-        pair_errors(real, synthetic, metadata),
-        pair_errors(base, second, metadata),
-    )
+    return _Scored(evaluation, evaluate_quality(base, second, metadata, seed=seed), words)
 
 
 def _likeness(scored: _Scored) -> _Verdict:
@@ -200,16 +186,17 @@ def _measures(scored: _Scored) -> dict[str, list[dict[str, str]]]:
     scores = scored.synthetic.to_dict()
     # What the hold-out scores has a row of its own in the summary; here it has a column.
     second['utility'] = scores['utility of real rows']
-    for measure in ('DCR share', 'SDMetrics DCR overfitting protection'):
-        second[measure] = 0.5 if measure == 'DCR share' else 1.0
     hidden = {'trend error floor %', 'utility of real rows', 'exact copies among test rows'}
     groups: dict[str, list[dict[str, str]]] = {}
-    for measure, value, _, meaning in scored.synthetic.summary.itertuples(index=False):
+    for measure, value, ideal, meaning in scored.synthetic.summary.itertuples(index=False):
         if measure not in hidden:
+            # Measures that need test rows have an ideal: what unseen rows score by definition.
+            best = second.get(measure, math.nan)
+            best = ideal if math.isnan(best) and not math.isnan(value) else best
             row = {
                 'measure': measure.removesuffix(' %'),
                 'value': _format(value, measure),
-                'second': _format(second.get(measure, math.nan), measure),
+                'second': '–' if math.isnan(best) else _format(best, measure),
                 'meaning': meaning,
             }
             groups.setdefault(_group(measure), []).append(row)
@@ -251,7 +238,7 @@ def _columns(binned: BinnedTables, errors: pd.Series) -> list[dict[str, Any]]:
 
 def _pairs(binned: BinnedTables, scored: _Scored) -> dict[str, Any]:
     """Return the errors of all pairs, and the counts that the plots of the worst are made of."""
-    errors, second = scored.pairs.to_numpy(), scored.second_pairs.to_numpy()
+    errors, second = (e.pair_errors.to_numpy() for e in (scored.synthetic, scored.second))
     left, right = np.tril_indices(len(errors), -1)
     order = np.argsort(-errors[left, right], kind='stable')
     sizes = [len(labels) for labels in binned.labels.values()]
@@ -335,8 +322,9 @@ def write_report(
     seed: int = 0,
     history: pd.DataFrame | None = None,
     parameters: dict[str, Any] | None = None,
+    evaluation: QualityEvaluation | None = None,
     verbose: bool = False,
-) -> Path:
+) -> QualityEvaluation:
     """Write one self-contained HTML page about a synthetic table.
 
     Args:
@@ -351,10 +339,11 @@ def write_report(
         seed: Seed of every random choice of the scores.
         history: Losses by epoch, as `NVIBSynthesizer.get_loss_values` returns them.
         parameters: How the synthetic rows were made: name to value.
-        verbose: Show a progress line.
+        evaluation: Scores of the same rows, where they have been taken already.
+        verbose: Show progress lines.
 
     Returns:
-        The path written.
+        The scores on the page.
 
     Raises:
         InvalidParameterError: If tables, metadata and target do not fit.
@@ -363,17 +352,18 @@ def write_report(
     real_rows, made_rows = _rows(real, 'real', table), _rows(synthetic, 'synthetic', table)
     test_rows = None if test is None else _rows(test, 'test', table)
     known = [real_rows, made_rows, *([] if test_rows is None else [test_rows])]
-    with tqdm(total=4, desc='Scoring', disable=not verbose, unit='step') as progress:
-        scored = _score(real_rows, made_rows, metadata, test_rows, target, seed)
+    both = real_rows, made_rows, metadata
+    if evaluation is None:
+        evaluation = evaluate_quality(
+            *both, test=test_rows, target=target, seed=seed, verbose=verbose
+        )
+    with tqdm(total=4, desc='Writing the report', disable=not verbose, unit='step') as progress:
+        scored = _with_second(evaluation, real_rows, metadata, test_rows, seed)
         progress.update()
-        progress.set_description('Columns')
-        both = real_rows, made_rows, metadata
-        columns = _columns(bin_tables(*both), shape_errors(*both))
+        columns = _columns(bin_tables(*both), evaluation.shape_errors)
         progress.update()
-        progress.set_description('Pairs')
         pairs = _pairs(bin_tables(*both, bins=PAIR_BINS), scored)
         progress.update()
-        progress.set_description('Writing')
         described = metadata.to_dict()['tables'][table]
         is_number = target is not None and described['columns'][target]['sdtype'] == 'numerical'
         page = _render(
@@ -408,7 +398,7 @@ def write_report(
         finally:
             part.unlink(missing_ok=True)
         progress.update()
-    return path
+    return evaluation
 
 
 def _render(**parts: Any) -> str:

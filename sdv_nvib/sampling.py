@@ -63,6 +63,12 @@ class FittedModel:
         self._generator = torch.Generator(self.network.device).manual_seed(random_state)
         self.rng = np.random.default_rng(random_state)
 
+    def with_random_state(self, random_state: int) -> 'FittedModel':
+        """The same network and posteriors, with generators of their own."""
+        model = FittedModel(self.network, self.history, self.enable_gpu, self.posteriors)
+        model.set_random_state(random_state)
+        return model
+
     def __getstate__(self) -> dict[str, Any]:
         state = self.__dict__.copy()
         device = self.network.device
@@ -150,6 +156,13 @@ class FittedModel:
         chunks = [self.network.reconstruct(c, cut=cut).cpu() for c in rows.split(self.chunk_rows)]
         return torch.cat(chunks).numpy()
 
+    def attention_weights(self, tokens: np.ndarray) -> np.ndarray:
+        """Mean over rows of `TabularNVIB.attention_weights`, `(N, n)` to `(n, n + 1)`."""
+        rows = torch.from_numpy(tokens).to(self.network.device)
+        chunks = rows.split(self.chunk_rows)
+        total = torch.stack([self.network.attention_weights(c).sum(0) for c in chunks]).sum(0)
+        return (total / len(rows)).cpu().numpy()
+
     @torch.inference_mode()
     def log_likelihood(self, tokens: np.ndarray, num_orders: int) -> np.ndarray:
         """Mean over random column orders of ln p(column | columns before it, one draw of F).
@@ -169,6 +182,36 @@ class FittedModel:
             orders = [self._random_order(rows, generator) for _ in range(num_orders)]
             terms = [self.network(rows, order, generator).nll for order in orders]
             chunks.append(-torch.stack(terms).mean(0).cpu())
+        return torch.cat(chunks).numpy()
+
+    @torch.inference_mode()
+    def shared_information(self, tokens: np.ndarray) -> np.ndarray:
+        """What each column tells of the others: ln p(others | column) − ln p(others).
+
+        Both are read off one random order of the others, with the column before all of them and
+        after all of them. Any-order generation only; deterministic, as `log_likelihood`.
+
+        Args:
+            tokens: Token ids, `(N, n)`.
+
+        Returns:
+            Nats, `(N, n)`; their mean over rows estimates each column's mutual information with
+            the others.
+        """
+        chunks = []
+        for rows, generator in self._chunks_of(tokens):
+            shared = []
+            for column in range(rows.shape[1]):
+                order = self._random_order(rows, generator)
+                others = order[order != column].view(len(rows), rows.shape[1] - 1)
+                one = order.new_full((len(rows), 1), column)
+                first, last = (
+                    self.network(rows, torch.cat(parts, 1), generator).nll
+                    for parts in ([one, others], [others, one])
+                )
+                gain = last - first
+                shared.append(gain.sum(1) - gain[:, column])
+            chunks.append(torch.stack(shared, 1).cpu())
         return torch.cat(chunks).numpy()
 
     @torch.inference_mode()

@@ -6,6 +6,8 @@ makes tokens, the trainer a model; sampling goes the same way back.
 
 import copy
 import datetime
+import functools
+import hashlib
 import math
 import os
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
@@ -22,11 +24,12 @@ import torch
 from rdt.transformers import FloatFormatter, UnixTimestampEncoder
 from sdv.cag.programmable_constraint import ProgrammableConstraintHarness
 from sdv.metadata import Metadata
-from sdv.sampling import DataFrameCondition
-from sdv.single_table.base import BaseSingleTableSynthesizer
+from sdv.sampling import Condition, DataFrameCondition
+from sdv.single_table.base import FIXED_RNG_SEED, BaseSingleTableSynthesizer
 from tqdm.auto import tqdm
 
 from sdv_nvib._version import __version__
+from sdv_nvib.batches import BatchFile, BatchProgress
 from sdv_nvib.conditions import assign_draws, meets, with_given_values
 from sdv_nvib.errors import (
     ConditionError,
@@ -38,6 +41,15 @@ from sdv_nvib.errors import (
 )
 from sdv_nvib.generation import Steering
 from sdv_nvib.model import ModelConfig, TabularNVIB
+from sdv_nvib.parts import (
+    ENGINES,
+    PartFolder,
+    PartTask,
+    Plan,
+    infer_schema,
+    installed_versions,
+    run_parts,
+)
 from sdv_nvib.persistence import (
     Checkpoint,
     decode_value,
@@ -52,7 +64,20 @@ from sdv_nvib.persistence import (
     write_folder,
 )
 from sdv_nvib.processes import from_first, process_rank_and_count, require_equal
-from sdv_nvib.processor import restore_processor, seed_generators, store_processor
+from sdv_nvib.processor import (
+    can_be_written,
+    check_regex,
+    keep_zones,
+    key_formats,
+    restore_constraints,
+    restore_learned,
+    restore_processor,
+    seed_generators,
+    skip_generated,
+    skip_keys,
+    store_constraints,
+    store_processor,
+)
 from sdv_nvib.protection import protect_categories, protect_numbers
 from sdv_nvib.quality import (
     MembershipInference,
@@ -76,6 +101,8 @@ IMPUTATIONS = ('sample', 'mean')
 MEAN_DRAWS = 25
 MAX_SEED = 2**32 - 1
 ATTACK_ROWS = 4000
+PART_BATCH_ROWS = 50_000  # every part's rows follow from it
+SCHEMA_ROWS = 1000
 LATENT_SOURCES = ('prior', 'posteriors')
 REPLACEMENTS = ('frequent', 'missing')
 LOSS_COLUMNS = {
@@ -114,12 +141,6 @@ class RowEncoding:
         """The mean of each row's components, weighted by their pseudo-counts, `(N, p)`."""
         weights = self.alpha / self.alpha.sum(1, keepdims=True)
         return (weights[:, :, None] * self.mu).sum(1)
-
-    @property
-    def column_weights(self) -> pd.Series:
-        """Each column's share of the pseudo-counts, mean over rows; they sum to 1."""
-        shares = self.alpha / self.alpha.sum(1, keepdims=True)
-        return pd.Series(shares.mean(0), index=pd.Index(self.columns), name='weight')
 
 
 class NVIBSynthesizer(BaseSingleTableSynthesizer):
@@ -167,7 +188,7 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
     Raises:
         InvalidParameterError: An argument is out of its range.
 
-    Example:
+    Examples:
         >>> table = pd.DataFrame({'age': [31, 45, None, 22] * 20, 'paid': [True, False] * 40})
         >>> columns = {'age': {'sdtype': 'numerical'}, 'paid': {'sdtype': 'boolean'}}
         >>> metadata = Metadata.load_from_dict({'tables': {'people': {'columns': columns}}})
@@ -180,6 +201,7 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
     _steering: Steering | None = None  # of the call under way
 
     _checkpoint: Checkpoint | None = None
+    _drawn: int = 0  # rows since the generators of keys were reset
     _files: TableFiles | None = None  # of the fit under way
     _model_sdtype_transformers: ClassVar = {'categorical': None, 'boolean': None, 'ordinal': None}
 
@@ -341,10 +363,22 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
         )
 
     def add_constraints(self, constraints: list) -> None:
-        """Add SDV constraints; see `sdv.cag`.
+        """Add SDV constraints, before `fit`; see `sdv.cag`.
 
         Args:
             constraints: Constraints to hold in every sampled row.
+
+        Example:
+            >>> from sdv.cag import Inequality
+            >>> table = pd.DataFrame({'low': [1, 4, 2, 3] * 20, 'high': [5, 4, 7, 6] * 20})
+            >>> columns = {name: {'sdtype': 'numerical'} for name in table}
+            >>> metadata = Metadata.load_from_dict({'tables': {'ranges': {'columns': columns}}})
+            >>> synthesizer = NVIBSynthesizer(metadata, epochs=2)
+            >>> synthesizer.add_constraints([Inequality('low', 'high')])
+            >>> synthesizer.fit({'ranges': table})
+            >>> ranges = synthesizer.sample(num_rows=50)['ranges']
+            >>> bool((ranges['low'] <= ranges['high']).all())
+            True
         """
         super().add_constraints(constraints)
         # SDV makes a new data processor for the changed metadata, with its own transformers.
@@ -369,6 +403,29 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
                     f'missing must be below 2**62, received {largest:.3g}. Convert the column to '
                     'float64.'
                 )
+        for name, column in self._original_metadata.tables[self._table_name].columns.items():
+            values, form = table_data[name], column.get('datetime_format')
+            # RDT writes UTC in a format without a zone, and takes it for local time again.
+            has_zone = isinstance(values.dtype, pd.DatetimeTZDtype)
+            is_date = has_zone or pd.api.types.is_datetime64_dtype(values)
+            if is_date and form and has_zone != ('%z' in form.lower()):
+                raise InvalidTableError(
+                    f"Table '{self._table_name}', column '{name}': the datetime_format of dates "
+                    f"must have a '%z' if they have a time zone and none otherwise, received "
+                    f'{form!r} for {values.dtype}. Correct datetime_format, or remove it.'
+                )
+            if is_date and form and not can_be_written(values, form):
+                raise InvalidTableError(
+                    f"Table '{self._table_name}', column '{name}': dates must be in the range of "
+                    f'their type as their format writes them, received {values.min()} to '
+                    f'{values.max()} for {form!r}. Correct datetime_format, or remove it.'
+                )
+            if column['sdtype'] == 'numerical' and values.dtype == object and values.notna().any():
+                raise InvalidTableError(
+                    f"Table '{self._table_name}', column '{name}': numbers must have a numerical "
+                    f'dtype, received {values.dropna().iloc[0]!r} in a column of objects. Convert '
+                    'it with pandas.to_numeric.'
+                )
         return super()._validate(table_data)
 
     def preprocess(self, data: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
@@ -392,6 +449,14 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
                     f"Table '{self._table_name}' must have distinct column names, also as text, "
                     f'received {sorted(set(repeated))} twice. Rename columns.'
                 )
+            for name in table.select_dtypes(object):
+                unhashable = table[name][~table[name].map(pd.api.types.is_hashable)]
+                if len(unhashable):
+                    raise InvalidTableError(
+                        f"Table '{self._table_name}', column '{name}': values must be hashable, "
+                        f'received {unhashable.iloc[0]!r}. Turn lists and dictionaries into text '
+                        'or into columns of their own.'
+                    )
         try:
             return super().preprocess(data)
         except Exception:
@@ -437,8 +502,28 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
             )
         processed = super()._preprocess(table_data)
         seed_generators(self._data_processor, self.seed)
+        self._drawn = 0
+        for name in keep_zones(self._data_processor, table_data):
+            raise InvalidTableError(
+                f"Table '{self._table_name}', column '{name}': dates of several time zones come "
+                f'back in UTC, received {table_data[name].dropna().iloc[0]!r}, whose format has no '
+                'place for its hours. Convert the column to datetime64.'
+            )
+        self._require_values(table_data, processed)
         self._require_columns(processed)
         return processed
+
+    def _require_values(self, table: pd.DataFrame, processed: pd.DataFrame) -> None:
+        """Refuse values that transformers made missing values of, as dates of mixed zones."""
+        for name in table.columns.intersection(processed.columns):
+            lost = processed[name].isna().to_numpy() & table[name].notna().to_numpy()
+            if lost.any():
+                raise InvalidTableError(
+                    f"Table '{self._table_name}', column '{name}': every value must be readable, "
+                    f'{int(lost.sum())} value(s) are not, the first is '
+                    f'{table[name][lost].iloc[0]!r}. Give the column one format and one time '
+                    'zone, and name the format in the metadata.'
+                )
 
     def fit_processed_data(self, processed_data: dict[str, pd.DataFrame]) -> None:
         """Fit the model to a table from `preprocess`.
@@ -475,18 +560,24 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
         )
 
     def _ordinal_values(self, processed: pd.DataFrame) -> dict[Hashable, Sequence]:
-        """Ascending values of ordinal columns; those that were too rare have no token."""
+        """Ascending values of ordinal columns; those that were too rare have no token.
+
+        Nor do those that the column's own type has no place for.
+        """
         columns = self._get_table_metadata().columns
         keeps_all = self.rare_category_threshold == 1
-        return {
-            name: [
-                value
-                for value in column['range_values']
-                if keeps_all or (processed[name] == value).any()
-            ]
-            for name, column in columns.items()
-            if column['sdtype'] == 'ordinal' and column.get('range_values')
-        }
+        values: dict[Hashable, Sequence] = {}
+        for name, column in columns.items():
+            if column['sdtype'] == 'ordinal' and column.get('range_values'):
+                dtype = processed[name].dtype
+                has_all = not isinstance(dtype, pd.CategoricalDtype)
+                values[name] = [
+                    value
+                    for value in column['range_values']
+                    if (keeps_all and (has_all or value in dtype.categories))
+                    or (processed[name] == value).any()
+                ]
+        return values
 
     # Fitting
 
@@ -614,14 +705,16 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
     def _identity(self, schema: TableSchema, tokens: torch.Tensor | RowsOnDisk) -> str:
         """What decides the weights that a fit ends with."""
         columns, arrays = store_schema(schema)
-        parameters = self.get_parameters()
-        for name in ('verbose', 'enable_gpu'):
-            del parameters[name]
         versions = {'sdv-nvib': __version__, 'torch': torch.__version__}
-        content = [parameters, columns, versions]
+        content = [self._deciding_parameters(), columns, versions]
         if isinstance(tokens, RowsOnDisk):
             return fingerprint([*content, tokens.checksum, tokens.num_processes], arrays)
         return fingerprint(content, {**arrays, 'tokens': tokens})
+
+    def _deciding_parameters(self) -> dict[str, Any]:
+        """Arguments of the constructor that decide what comes out."""
+        outside = ('verbose', 'enable_gpu')
+        return {name: v for name, v in self.get_parameters().items() if name not in outside}
 
     def _fit(self, processed_table: pd.DataFrame) -> None:
         """Learn the schema, train the network, keep it with its best weights."""
@@ -702,6 +795,77 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
             title=title, yaxis_title='Nats per row', legend_title_text='', template='plotly_white'
         )
 
+    def get_column_importance(self, data: dict[str, pd.DataFrame]) -> pd.DataFrame:
+        """How much each column tells of the others, and how often the bottleneck offers it.
+
+        Shared nats are the mean of ln p(other columns | column) − ln p(other columns): what the
+        others lose when the column is hidden, the mutual information as far as the model has
+        learned it. The share of the pseudo-counts is the weight of the column's component in F
+        before any query reads it. It is no measure of importance: L_G weights each component's
+        divergence by it, so that it goes to components near the prior, which say little.
+
+        Args:
+            data: Table name to a table of real rows, a few hundred or more.
+
+        Returns:
+            One row per modelled column, the most telling first: Column, Shared Nats, Pseudo-Count
+            Share.
+
+        Raises:
+            NotFittedError: Nothing has been fitted yet.
+            InvalidParameterError: Generation is single-pass, which has no such conditionals.
+            UnknownValueError: A value that the training data did not have.
+
+        Example:
+            >>> table = pd.DataFrame({'age': [31, 45, 38, 22] * 20, 'paid': [True, False] * 40})
+            >>> columns = {'age': {'sdtype': 'numerical'}, 'paid': {'sdtype': 'boolean'}}
+            >>> metadata = Metadata.load_from_dict({'tables': {'people': {'columns': columns}}})
+            >>> synthesizer = NVIBSynthesizer(metadata, epochs=2)
+            >>> synthesizer.fit({'people': table})
+            >>> sorted(synthesizer.get_column_importance({'people': table})['Column'])
+            ['age', 'paid']
+        """
+        self._require_any_order('get_column_importance')
+        _, _, tokens = self._encode_table(data)
+        alpha = self.encode(data).alpha
+        importance = pd.DataFrame(
+            {
+                'Column': self._schema.names,
+                'Shared Nats': self._model.shared_information(tokens).mean(0),
+                'Pseudo-Count Share': (alpha / alpha.sum(1, keepdims=True)).mean(0),
+            }
+        )
+        return importance.sort_values('Shared Nats', ascending=False, ignore_index=True)
+
+    def get_column_importance_plot(
+        self, data: dict[str, pd.DataFrame], title: str = 'What columns tell of each other'
+    ) -> go.Figure:
+        """Plot `get_column_importance`, the two measures side by side.
+
+        Args:
+            data: Table name to a table of real rows, a few hundred or more.
+            title: Title of the figure.
+
+        Raises:
+            NotFittedError: Nothing has been fitted yet.
+            InvalidParameterError: Generation is single-pass.
+            UnknownValueError: A value that the training data did not have.
+        """
+        importance = self.get_column_importance(data)
+        figure = px.bar(
+            importance.melt('Column', var_name='Measure', value_name='Value'),
+            x='Value',
+            y='Column',
+            color='Measure',
+            facet_col='Measure',
+            orientation='h',
+            color_discrete_sequence=['#0072B2', '#E69F00'],
+        )
+        figure.for_each_annotation(lambda a: a.update(text=a.text.removeprefix('Measure=')))
+        figure.update_xaxes(matches=None, title='')
+        figure.update_yaxes(autorange='reversed', type='category')
+        return figure.update_layout(title=title, showlegend=False, template='plotly_white')
+
     # Saving
 
     def save_model(self, folder: str | Path) -> None:
@@ -715,22 +879,18 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
 
         Raises:
             NotFittedError: Nothing has been fitted yet.
-            ModelFileError: There are constraints, or values or transformers of classes that no
-                file can hold safely; `save` pickles them.
+            ModelFileError: There are values, transformers or constraints of classes that no file
+                can hold safely; `save` pickles them.
             StorageError: Something is in the folder, or it cannot be written.
         """
         self._validate_fit_before_sample()
-        if self._chained_constraints or self._reject_sampling_constraints:
-            raise ModelFileError(
-                f"save_model cannot hold constraints, table '{self._table_name}' has "
-                f'{len(self._get_all_constraints_list())}. Use `save`, which pickles.'
-            )
         columns, arrays = store_schema(self._schema)
         model, weights = store_model(self._model)
         parameters = {name: encode_value(v) for name, v in self.get_parameters().items()}
         documents = {
             'metadata.json': self._original_metadata.to_dict(),
             'parameters.json': parameters,
+            'constraints.json': store_constraints(self._get_all_constraints_list()),
             'transformers.json': store_processor(self._data_processor),
             'model.json': {
                 'fitted_date': self._fitted_date,
@@ -762,8 +922,11 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
             documents, tensors = read_folder(Path(folder))
             parameters = {k: decode_value(v) for k, v in documents['parameters.json'].items()}
             metadata = Metadata.load_from_dict(documents['metadata.json'])
+            for column in metadata.tables[metadata._get_single_table_name()].columns.values():
+                check_regex(column.get('regex_format') or '')
             metadata._reset_updated_flag()
             synthesizer = cls(metadata, **parameters)
+            synthesizer._restore_constraints(documents['constraints.json'])
             restore_processor(synthesizer._data_processor, documents['transformers.json'])
             stored = documents['model.json']
             datetime.date.fromisoformat(stored['fitted_date'])
@@ -780,9 +943,23 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
             synthesizer.reset_sampling()
         return synthesizer
 
+    def _restore_constraints(self, stored: list[dict[str, Any]]) -> None:
+        """Add the constraints of a file to a new synthesizer, and what they had learned."""
+        if not stored:
+            return
+        self.add_constraints(restore_constraints(stored))
+        metadata = self._original_metadata
+        constraints = [*self._chained_constraints, *self._reject_sampling_constraints]
+        for constraint, one in zip(constraints, stored, strict=True):
+            is_chained = constraint in self._chained_constraints
+            restore_learned(constraint, metadata if is_chained else self._original_metadata, one)
+            if is_chained:
+                metadata = constraint.get_updated_metadata(metadata)
+        self._constraints_fitted = True
+
     def _check_restored(self, stored: dict[str, Any]) -> None:
         """Take the last attributes of a loaded synthesizer, and compare its parts."""
-        columns = set(self._get_table_metadata().columns)
+        columns = set(self._original_metadata.tables[self._table_name].columns)
         modelled = self._data_processor._hyper_transformer._output_columns
         if set(stored['column_order']) != columns or set(self._schema.names) != set(modelled):
             raise ModelFileError('The columns of metadata, transformers and model must agree.')
@@ -820,10 +997,14 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
             main_table_name: Name of the table.
             max_tries_per_batch: Most tries of a batch where constraints reject rows.
             batch_size: Rows in a batch; `None` for all.
-            output_folder_path: Folder that the rows are written to, batch by batch, as CSV.
-            shares: For columns to balance the share of each value, summing to 1; values that are
-                not named do not occur. The other columns follow the model given these values.
-                Two balanced columns are drawn independently of each other.
+            output_folder_path: Folder that the rows are written to, batch by batch, as CSV. With a
+                `batch_size` and without `shares` the rows are in the file alone, so that memory
+                does not grow with them, and the returned table has none; a call that was killed
+                goes on after its last whole batch when it is made again, by this synthesizer or
+                one that was loaded.
+            shares: For columns to balance the weight of each value, in proportion to which it
+                occurs; values that are not named do not. The other columns follow the model given
+                these values. Two balanced columns are drawn independently of each other.
             temperature: Below 1 the model's likely values become likelier still, above 1 less so;
                 positive, for all columns or by column.
             top_p: Draw from the fewest most likely values that make up this share of the
@@ -833,29 +1014,79 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
             Table name to the sampled table.
 
         Raises:
-            InvalidParameterError: A share, temperature or top_p is out of its range, or of a
+            InvalidParameterError: A weight, temperature or top_p is out of its range, or of a
                 column that is not modelled.
+            StorageError: The folder cannot be written to, or holds rows of something else.
 
-        Example:
+        Examples:
             >>> table = pd.DataFrame({'size': range(100), 'rare': [True] + [False] * 99})
             >>> columns = {'size': {'sdtype': 'numerical'}, 'rare': {'sdtype': 'boolean'}}
             >>> metadata = Metadata.load_from_dict({'tables': {'t': {'columns': columns}}})
             >>> synthesizer = NVIBSynthesizer(metadata, epochs=2)
             >>> synthesizer.fit({'t': table})
-            >>> half = synthesizer.sample(10, shares={'rare': {True: 0.5, False: 0.5}})
+            >>> half = synthesizer.sample(10, shares={'rare': {True: 1, False: 1}})
             >>> int(half['t']['rare'].sum())
             5
         """
         self._validate_fit_before_sample()
         with self._steered(temperature, top_p):
+            if output_folder_path and batch_size and batch_size < num_rows and not shares:
+                name = self._table_name if main_table_name is None else main_table_name
+                self._validate_table_name(name)
+                self._check_input_metadata_updated()
+                path = Path(output_folder_path) / f'{self._table_name}.csv'
+                return {name: self._sample_to_file(num_rows, max_tries_per_batch, batch_size, path)}
             if not shares:
-                return super().sample(
-                    num_rows, main_table_name, max_tries_per_batch, batch_size, output_folder_path
-                )
+                with _telling_why():
+                    return super().sample(
+                        num_rows,
+                        main_table_name,
+                        max_tries_per_batch,
+                        batch_size,
+                        output_folder_path,
+                    )
             conditions = DataFrameCondition(self._balanced(num_rows, shares))
             return self.sample_from_conditions(
                 [conditions], max_tries_per_batch, batch_size, output_folder_path
             )
+
+    def _sample_to_file(
+        self, num_rows: int, max_tries: int, batch_size: int, path: Path
+    ) -> pd.DataFrame:
+        """Batches to a CSV file, after those that are in it; returns a table without rows.
+
+        Every batch has a seed of its own, so that one that is drawn after a continuation is the
+        one that it would have been.
+        """
+        if not self._random_state_set:
+            self._set_random_state(FIXED_RNG_SEED)
+        steering = None if self._steering is None else vars(self._steering)
+        identity = fingerprint(
+            [self._deciding_parameters(), num_rows, batch_size, max_tries, steering],
+            self._model.network.state_dict(),
+        )
+        seed = int(self._model.rng.integers(2**62))
+        file = BatchFile(path, BatchProgress(identity, seed, self._drawn))
+        done = file.progress
+        if file.is_continued:
+            skip_generated(self._data_processor, done.drawn, batch_size)
+            self._drawn = done.drawn
+        with tqdm(total=num_rows, initial=done.batches * batch_size, desc='Sampling rows') as bar:
+            for batch in range(done.batches, math.ceil(num_rows / batch_size)):
+                state = np.random.SeedSequence([done.seed, batch]).generate_state(1, np.uint64)
+                self._set_random_state(int(state[0] >> 1))
+                size = min(batch_size, num_rows - batch * batch_size)
+                rows = self._sample_batch(size, max_tries)
+                file.append(rows, self._drawn)
+                bar.update(len(rows))
+        file.finish()
+        has_names = len(self._original_columns) > 0
+        return pd.DataFrame(columns=self._original_columns if has_names else self._column_order)
+
+    def reset_sampling(self) -> None:
+        """Draw the rows, keys and personal data again that came first after `fit`."""
+        super().reset_sampling()
+        self._drawn = 0
 
     def _balanced(self, num_rows: int, shares: Mapping[str, Mapping[Any, float]]) -> pd.DataFrame:
         """Columns whose values have the wanted shares, exactly but for rounding."""
@@ -863,10 +1094,10 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
         columns = {}
         for name, wanted in shares.items():
             parts = np.array(list(wanted.values()), dtype=float)
-            if not len(parts) or (parts < 0).any() or not np.isclose(parts.sum(), 1):
+            if not (np.isfinite(parts) & (parts >= 0)).all() or not parts.sum() > 0:
                 raise InvalidParameterError(
-                    f"shares of column '{name}' must not be negative and sum to 1, received "
-                    f'{dict(wanted)}. Name every value that may occur, with its share.'
+                    f"shares of column '{name}' must be numbers of at least 0, and one above it, "
+                    f'received {dict(wanted)}. Name every value that may occur, with its weight.'
                 )
             ends = np.round(parts.cumsum() / parts.sum() * num_rows).astype(int)
             values = pd.Series(list(wanted)).repeat(np.diff(ends, prepend=0))
@@ -931,11 +1162,337 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
 
     def _sample_rows(self, *args: Any, **kwargs: Any) -> tuple[pd.DataFrame, int]:
         """Rows in the order of the fitted table's columns."""
+        self._drawn += args[0]
         sampled, num_valid = super()._sample_rows(*args, **kwargs)
         order = [name for name in self._column_order if name in sampled.columns]
         return sampled[order + [name for name in sampled.columns if name not in order]], num_valid
 
+    # Sampling in parts
+
+    def sample_to_parquet(
+        self,
+        folder: str | Path,
+        num_rows: int,
+        rows_per_part: int = 100_000,
+        *,
+        workers: int = 1,
+        engine: str = 'processes',
+        seed: int = 0,
+        conditions: Sequence[Condition] = (),
+        max_tries_per_batch: int = 100,
+    ) -> list[Path]:
+        """Write rows, as many as the disk holds, to a folder of Parquet files.
+
+        Each file holds what `sample_part` draws: any number of workers, in any order, makes the
+        same files. A call that ended early or was killed goes on when it is made again with the
+        same arguments. `_manifest.json` lists the parts that are whole, with rows and checksums.
+
+        Args:
+            folder: A new or empty folder, or one that the same call began. All workers write to it.
+            num_rows: Rows of all parts.
+            rows_per_part: Rows of each file but the last.
+            workers: How many processes or actors draw parts, each with a copy of the model and
+                one thread. One, with the engine 'processes', is this process itself.
+            engine: 'processes' of this machine, or 'ray' for Ray Data.
+            seed: Seed of the rows.
+            conditions: SDV's conditions; their rows must add up to `num_rows`.
+            max_tries_per_batch: Most tries of a batch where constraints reject rows.
+
+        Returns:
+            The files, in order.
+
+        Raises:
+            InvalidParameterError: An argument is out of its range, keys cannot be made in parts, or
+                a package is missing.
+            ConditionError: Too many rows are rejected.
+            StorageError: The folder is of another model or other arguments, or cannot be written.
+            WorkerError: The workers die again and again.
+        """
+        draw = functools.partial(
+            self.sample_part,
+            num_rows=num_rows,
+            rows_per_part=rows_per_part,
+            seed=seed,
+            conditions=conditions,
+            max_tries_per_batch=max_tries_per_batch,
+        )
+        draw(0)  # checks the arguments
+        self._whole_number('workers', workers, 1)
+        if engine not in ENGINES:
+            raise InvalidParameterError(f'engine must be one of {ENGINES}, received {engine!r}.')
+        plan = Plan(
+            model=self._fingerprint(),
+            num_rows=num_rows,
+            rows_per_part=rows_per_part,
+            seed=seed,
+            conditions=[
+                [c.get_num_rows(), encode_value(c.get_column_values())] for c in conditions
+            ],
+            device=self._model.network.device.type,
+            versions=installed_versions(),
+        )
+        opened = PartFolder(Path(folder).absolute(), plan)
+        missing = opened.open_parts()
+        if missing:
+            first_rows = next(self.sample_part(0, min(num_rows, SCHEMA_ROWS)))
+            schema = infer_schema(first_rows, f"Table '{self._table_name}'")
+            task = PartTask(draw, opened.folder, schema)
+            with tqdm(total=num_rows, unit='row', disable=not self.verbose) as progress:
+                progress.update(num_rows - sum(plan.rows_of(part) for part in missing))
+                for record in run_parts(task, missing, workers, engine):
+                    opened.add(record)
+                    progress.update(record.rows)
+        opened.close()
+        return opened.paths()
+
+    def sample_part(
+        self,
+        part: int,
+        num_rows: int,
+        rows_per_part: int = 100_000,
+        *,
+        seed: int = 0,
+        conditions: Sequence[Condition] = (),
+        max_tries_per_batch: int = 100,
+    ) -> Iterator[pd.DataFrame]:
+        """Draw one part of a large table, independently of all other parts.
+
+        The rows follow from the model, the arguments and the number of the part, not from what
+        else is or was sampled. Ids that may not repeat take the numbers of their rows, so they
+        are distinct between parts too; other personal data that may not repeat, such as e-mail
+        addresses, begins with the number of its part.
+
+        Args:
+            part: Number of the part, from 0.
+            num_rows: Rows of all parts.
+            rows_per_part: Rows of each part but the last.
+            seed: Seed of all parts.
+            conditions: SDV's conditions on the rows of all parts, in their order.
+            max_tries_per_batch: Most tries of a batch where constraints reject rows.
+
+        Returns:
+            The part's rows, in tables of at most 50,000.
+
+        Raises:
+            InvalidParameterError: An argument is out of its range, or keys cannot be made in parts.
+            ConditionError: Too many rows are rejected.
+
+        Example:
+            >>> table = pd.DataFrame({'key': range(80), 'paid': [True, False] * 40})
+            >>> columns = {'key': {'sdtype': 'id'}, 'paid': {'sdtype': 'boolean'}}
+            >>> described = {'t': {'columns': columns, 'primary_key': 'key'}}
+            >>> metadata = Metadata.load_from_dict({'tables': {'t': described}})
+            >>> synthesizer = NVIBSynthesizer(metadata, epochs=2)
+            >>> synthesizer.fit({'t': table})
+            >>> last = next(synthesizer.sample_part(2, num_rows=25, rows_per_part=10))
+            >>> last['key'].to_list()
+            [20, 21, 22, 23, 24]
+        """
+        self._validate_fit_before_sample()
+        self._whole_number('num_rows', num_rows, 1)
+        self._whole_number('rows_per_part', rows_per_part, 1)
+        self._whole_number('part', part, 0, -(-num_rows // rows_per_part) - 1)
+        self._whole_number('seed', seed, 0, MAX_SEED)
+        if not all(isinstance(condition, Condition) for condition in conditions):
+            raise InvalidParameterError(
+                'conditions must be of the class sdv.sampling.Condition, received '
+                f'{[type(condition).__name__ for condition in conditions]}.'
+            )
+        ends = np.cumsum([condition.get_num_rows() for condition in conditions])
+        if len(ends) and ends[-1] != num_rows:
+            raise InvalidParameterError(
+                f'num_rows must be the sum of the rows of the conditions, {ends[-1]}, received '
+                f'{num_rows}.'
+            )
+        formats = key_formats(self._data_processor, self._table_name)
+        for name, ids in formats.items():
+            if ids is not None and ids.size < num_rows:
+                raise InvalidParameterError(
+                    f"Table '{self._table_name}', column '{name}': its format makes {ids.size} "
+                    f'different values, num_rows is {num_rows}. Give it a longer regex_format in '
+                    'the metadata, and fit again.'
+                )
+        for condition in conditions:
+            for name in formats.keys() & condition.get_column_values().keys():
+                raise InvalidParameterError(
+                    f"Table '{self._table_name}', column '{name}': a value that may not repeat "
+                    'cannot be a condition. Leave it out.'
+                )
+        one_of_each = [Condition(c.get_column_values(), num_rows=1) for c in conditions]
+        self._validate_conditions(self._make_condition_dfs(one_of_each))
+        drawer = self._drawer(
+            f'{seed} {part}', [n for n, ids in formats.items() if ids is not None]
+        )
+        stop = min(num_rows, (part + 1) * rows_per_part)
+
+        def draw() -> Iterator[pd.DataFrame]:
+            for start in range(part * rows_per_part, stop, PART_BATCH_ROWS):
+                end = min(start + PART_BATCH_ROWS, stop)
+                wanted = [
+                    Condition(condition.get_column_values(), num_rows=overlap)
+                    for condition, last in zip(conditions, ends.tolist(), strict=True)
+                    if (overlap := min(end, last) - max(start, last - condition.get_num_rows())) > 0
+                ]
+                rows = drawer._draw_all(end - start, wanted, max_tries_per_batch)
+                for name, ids in formats.items():
+                    if ids is None:
+                        rows[name] = f'{part}-' + rows[name].astype(str)
+                    else:
+                        rows[name] = pd.Series(ids.values(start, len(rows)), rows.index).astype(
+                            self._data_processor._dtypes[name]
+                        )
+                yield rows
+
+        return draw()
+
+    def _drawer(self, seed: str, keys: list[str]) -> 'NVIBSynthesizer':
+        """This synthesizer with generators of its own; it counts in place of making keys."""
+        drawer = copy.copy(self)
+        number = int.from_bytes(hashlib.sha256(seed.encode()).digest()[:8], 'big') // 2
+        drawer._data_processor = copy.deepcopy(self._data_processor)
+        skip_keys(drawer._data_processor, keys)
+        seed_generators(drawer._data_processor, number)
+        drawer._model = self._model.with_random_state(number)
+        drawer._random_state_set = True
+        return drawer
+
+    def _draw_all(
+        self, num_rows: int, conditions: Sequence[Condition], max_tries: int
+    ) -> pd.DataFrame:
+        """Exactly so many rows, under conditions if there are any."""
+        if conditions:
+            drawn = [  # SDV would put conditions on the same columns together
+                self._sample_with_conditions(rows, max_tries, None)
+                for condition in conditions
+                for rows in self._make_condition_dfs([condition])
+            ]
+            table = pd.concat(drawn, ignore_index=True)
+        else:
+            table = self._sample_in_batches(num_rows, num_rows, max_tries)
+        if len(table) < num_rows:
+            raise ConditionError(
+                f"Table '{self._table_name}': constraints and conditions let {len(table)} of "
+                f'{num_rows} rows through in {max_tries} tries. Raise max_tries_per_batch, or ask '
+                'for something likelier.'
+            )
+        return table
+
+    @staticmethod
+    def _whole_number(name: str, value: int, least: int, most: int | None = None) -> None:
+        is_number = isinstance(value, int | np.integer) and not isinstance(value, bool)
+        if not is_number or value < least or (most is not None and value > most):
+            until = '' if most is None else f' and at most {most}'
+            raise InvalidParameterError(
+                f'{name} must be a whole number of at least {least}{until}, received {value!r}.'
+            )
+
+    def _fingerprint(self) -> str:
+        """What decides the rows that this synthesizer draws, but for versions and device."""
+        columns, arrays = store_schema(self._schema)
+        _, weights = store_model(self._model)
+        parameters = self.get_parameters()
+        for name in ('verbose', 'enable_gpu'):
+            del parameters[name]
+        transformers = self._data_processor._hyper_transformer.field_transformers
+        documents = [
+            parameters,
+            columns,
+            self._original_metadata.to_dict(),
+            [constraint.get_constraint_dict() for constraint in self.get_constraints()],
+            [[name, repr(transformer)] for name, transformer in transformers.items()],
+            self._column_order,
+        ]
+        return fingerprint(documents, {**arrays, **weights})
+
     # Conditions
+
+    def sample_from_conditions(
+        self,
+        conditions: list[Condition | DataFrameCondition],
+        max_tries_per_batch: int = 100,
+        batch_size: int | None = None,
+        output_folder_path: str | None = None,
+    ) -> dict[str, pd.DataFrame]:
+        """Sample rows with given values; the arguments are SDV's.
+
+        The given values of a row come first in its column order: nothing is drawn in vain, and
+        all rows are drawn together. Draws are tried again, and rows left out with SDV's warning
+        after the last try, only where a constraint rejects them, and where just some of the
+        columns that a constraint replaces are given (the lowest of an inequality or a range is
+        known to the model by itself).
+
+        Args:
+            conditions: Values of columns with a number of rows, or tables of them.
+            max_tries_per_batch: Most draws of a batch, of which all but the first are for rows that
+                constraints, or conditions that only rejection can meet, have rejected.
+            batch_size: Rows in a batch; `None` for all.
+            output_folder_path: Folder with a CSV file that accepted rows are written to, batch by
+                batch; after an error they are there.
+
+        Returns:
+            Table name to the sampled table; rows of conditions on the same columns together.
+
+        Raises:
+            UnknownValueError: A value that the model cannot make.
+            ConditionError: Given values break a constraint.
+            ValueError: A column is not there or is the primary key, or no row could be sampled.
+
+        Example:
+            >>> table = pd.DataFrame({'age': [31, 45, 38, 22] * 20, 'paid': [True, False] * 40})
+            >>> columns = {'age': {'sdtype': 'numerical'}, 'paid': {'sdtype': 'boolean'}}
+            >>> metadata = Metadata.load_from_dict({'tables': {'people': {'columns': columns}}})
+            >>> synthesizer = NVIBSynthesizer(metadata, epochs=2)
+            >>> synthesizer.fit({'people': table})
+            >>> paid = Condition({'paid': True}, num_rows=3)
+            >>> synthesizer.sample_from_conditions([paid])['people']['paid'].tolist()
+            [True, True, True]
+        """
+        with _telling_why():
+            return super().sample_from_conditions(
+                conditions, max_tries_per_batch, batch_size, output_folder_path
+            )
+
+    def sample_remaining_columns(
+        self,
+        known_columns: pd.DataFrame,
+        max_tries_per_batch: int = 100,
+        batch_size: int | None = None,
+        output_folder_path: str | None = None,
+    ) -> dict[str, pd.DataFrame]:
+        """Sample the other columns of rows; the arguments are SDV's.
+
+        As `sample_from_conditions`, with another condition in every row if need be.
+
+        Args:
+            known_columns: The given values, a missing one too where it is NaN or None.
+            max_tries_per_batch: Most draws of a batch, of which all but the first are for rows that
+                constraints, or conditions that only rejection can meet, have rejected.
+            batch_size: Rows in a batch; `None` for all.
+            output_folder_path: Folder with a CSV file that accepted rows are written to, batch by
+                batch; after an error they are there.
+
+        Returns:
+            Table name to the sampled table, with the index of `known_columns`.
+
+        Raises:
+            UnknownValueError: A value that the model cannot make.
+            ConditionError: Given values break a constraint.
+            ValueError: A column is not there or is the primary key, or no row could be sampled.
+
+        Example:
+            >>> table = pd.DataFrame({'age': [31, 45, 38, 22] * 20, 'paid': [True, False] * 40})
+            >>> columns = {'age': {'sdtype': 'numerical'}, 'paid': {'sdtype': 'boolean'}}
+            >>> metadata = Metadata.load_from_dict({'tables': {'people': {'columns': columns}}})
+            >>> synthesizer = NVIBSynthesizer(metadata, epochs=2)
+            >>> synthesizer.fit({'people': table})
+            >>> known = pd.DataFrame({'age': [22, 45]})
+            >>> synthesizer.sample_remaining_columns(known)['people']['age'].tolist()
+            [22, 45]
+        """
+        with _telling_why():
+            return super().sample_remaining_columns(
+                known_columns, max_tries_per_batch, batch_size, output_folder_path
+            )
 
     def _validate_known_columns(self, conditions: pd.DataFrame) -> None:
         self._validate_fit_before_sample()  # SDV does not ask here
@@ -951,7 +1508,8 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
         """What the model can be told of rows, and the columns that are left to rejection.
 
         A constraint that replaces columns by others is applied to the rows in which all of them
-        are given; in other rows they are left to rejection.
+        are given. In other rows they are left to rejection, but for the lowest column of an
+        inequality or a range where no row has all of them.
 
         Args:
             table: N rows of some of the original columns.
@@ -964,29 +1522,34 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
         table, given = table.reset_index(drop=True), given.reset_index(drop=True)
         sources: dict[Hashable, set[Hashable]] = {name: {name} for name in table}
         rejected: set[Hashable] = set()
-        metadata = self._original_metadata
-        for constraint in self._chained_constraints:
-            before = metadata.tables[self._table_name].columns
-            metadata = constraint.get_updated_metadata(metadata)
-            after = metadata.tables[self._table_name].columns
+        for constraint, before, after in self._changes(self._chained_constraints):
             replaced = {name for name in before if before[name] != after.get(name)}
             present = [name for name in table if name in replaced]
             source = {name for column in present for name in sources[column]}
             # SDV's constraints put means in place of missing values, which then are not known.
-            whole = (given[present] & table[present].notna()).all(axis=1)
-            whole &= len(present) == len(replaced)
+            is_known = given[present] & table[present].notna()
+            whole = is_known.all(axis=1) & (len(present) == len(replaced))
             if isinstance(constraint, ProgrammableConstraintHarness):
                 # One of the user's own may read and change any column: all have to be compared.
                 whole &= False
-                source = {name for column in table for name in sources[column]}
-            if not whole.all():
-                rejected |= source
-            transformed = self._transform_valid(constraint, table[whole]) if whole.any() else None
-            table, given = table.drop(columns=present), given.drop(columns=present)
-            if transformed is not None:
+                rejected |= {name for column in table for name in sources[column]}
+            told = {}
+            if whole.any():
+                transformed = self._transform_valid(constraint, table[whole])
                 for column in transformed.columns.difference(table.columns, sort=False):
-                    table[column], given[column] = transformed[column], whole
-                    sources[column] = source
+                    told[column] = transformed[column], whole
+            else:
+                # Inequality and Range keep the values of their lowest column.
+                for name in present:
+                    if after.get(f'{name}.fillna') == before[name]:
+                        told[f'{name}.fillna'] = table[name], is_known[name]
+            for name in present:
+                _, is_met = told.get(f'{name}.fillna', (None, whole))
+                if (given[name] & ~is_met).any():
+                    rejected |= sources[name]
+            table, given = table.drop(columns=present), given.drop(columns=present)
+            for column, (values, where) in told.items():
+                table[column], given[column], sources[column] = values, where, source
         processed = []
         for name in table:
             cells = table.loc[given[name], [name]]
@@ -999,6 +1562,14 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
             known = self._schema.encode_known(len(table), [])
         # Personal data is not drawn: it is put in its place.
         return known, set(self._drawn_columns(rejected))
+
+    def _changes(self, constraints: Sequence) -> Iterator[tuple[Any, dict, dict]]:
+        """Each of a chain of constraints, and the table's columns before and after it."""
+        metadata = self._original_metadata
+        for constraint in constraints:
+            before = metadata.tables[self._table_name].columns
+            metadata = constraint.get_updated_metadata(metadata)
+            yield constraint, before, metadata.tables[self._table_name].columns
 
     def _transform_valid(self, constraint: Any, rows: pd.DataFrame) -> pd.DataFrame:
         is_valid = constraint.is_valid(rows)
@@ -1176,7 +1747,7 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
             UnknownValueError: An observed value that the model has no token for.
             ConditionError: No draw of some row holds to the constraints.
 
-        Example:
+        Examples:
             >>> table = pd.DataFrame({'age': [31, 45, None, 22] * 20, 'paid': [True, False] * 40})
             >>> columns = {'age': {'sdtype': 'numerical'}, 'paid': {'sdtype': 'boolean'}}
             >>> metadata = Metadata.load_from_dict({'tables': {'people': {'columns': columns}}})
@@ -1275,7 +1846,7 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
                 has no such conditionals.
             UnknownValueError: A value that the training data did not have.
 
-        Example:
+        Examples:
             >>> table = pd.DataFrame({'age': [31, 45, 38, 22] * 20, 'paid': [True, False] * 40})
             >>> columns = {'age': {'sdtype': 'numerical'}, 'paid': {'sdtype': 'boolean'}}
             >>> metadata = Metadata.load_from_dict({'tables': {'people': {'columns': columns}}})
@@ -1284,16 +1855,19 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
             >>> bool((synthesizer.log_likelihood({'people': table}) < 0).all())
             True
         """
-        if self.generation != 'any-order':
-            raise InvalidParameterError(
-                "log_likelihood needs generation='any-order', received "
-                f'{self.generation!r}. Fit a synthesizer with that.'
-            )
+        self._require_any_order('log_likelihood')
         table, _, tokens = self._encode_table(data)
         terms = self._model.log_likelihood(tokens, self._valid_orders(num_orders))
         if per_column:
             return pd.DataFrame(terms, index=table.index, columns=self._schema.names)
         return pd.Series(terms.sum(1), index=table.index, name='log_likelihood')
+
+    def _require_any_order(self, method: str) -> None:
+        if self.generation != 'any-order':
+            raise InvalidParameterError(
+                f"{method} needs generation='any-order', received {self.generation!r}. Fit a "
+                'synthesizer with that.'
+            )
 
     @staticmethod
     def _valid_orders(num_orders: int) -> int:
@@ -1314,7 +1888,7 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
             InvalidParameterError: `num_orders` is below 1.
             UnknownValueError: A value that the training data did not have.
 
-        Example:
+        Examples:
             >>> table = pd.DataFrame({'age': [31, 45, 38, 22] * 20, 'paid': [True, False] * 40})
             >>> columns = {'age': {'sdtype': 'numerical'}, 'paid': {'sdtype': 'boolean'}}
             >>> metadata = Metadata.load_from_dict({'tables': {'people': {'columns': columns}}})
@@ -1327,6 +1901,44 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
         mixture = self._model.encode(tokens, self._valid_orders(num_orders))
         parts = (mixture.mu, mixture.logvar, mixture.alpha)
         return RowEncoding(tuple(self._schema.names), *(part.numpy() for part in parts))
+
+    def attention_weights(self, data: dict[str, pd.DataFrame]) -> pd.DataFrame:
+        """Which columns the decoder reads when it answers for a column: evaluation attention.
+
+        Each column is asked as in `reconstruct`: in any-order generation of F of all other columns,
+        in single-pass generation of all of F. A weight says what was read, not what decided.
+
+        Args:
+            data: Table name to a table of N rows; a single row for a map of that row.
+
+        Returns:
+            A row for each column asked, with the share of its attention that goes to the prior
+            component, '(prior)', and to the component of each column: means over the rows given,
+            the heads and the decoder layers. Rows sum to 1.
+
+        Raises:
+            InvalidTableError: The table has no rows.
+            UnknownValueError: A value that the training data did not have.
+
+        Examples:
+            >>> table = pd.DataFrame({'age': [31, 45, 38, 22] * 20, 'paid': [True, False] * 40})
+            >>> columns = {'age': {'sdtype': 'numerical'}, 'paid': {'sdtype': 'boolean'}}
+            >>> metadata = Metadata.load_from_dict({'tables': {'people': {'columns': columns}}})
+            >>> synthesizer = NVIBSynthesizer(metadata, epochs=2)
+            >>> synthesizer.fit({'people': table})
+            >>> weights = synthesizer.attention_weights({'people': table})
+            >>> list(weights.columns), float(weights.loc['age', 'age'])
+            (['(prior)', 'age', 'paid'], 0.0)
+        """
+        _, _, tokens = self._encode_table(data)
+        if not len(tokens):
+            raise InvalidTableError(
+                f"Table '{self._table_name}' must have at least one row, it has none. Give rows to "
+                'take the mean over.'
+            )
+        names = list(self._schema.names)
+        weights = self._model.attention_weights(tokens)
+        return pd.DataFrame(weights, index=names, columns=['(prior)', *names])
 
     def sample_similar(
         self, data: dict[str, pd.DataFrame], variety: float = 0.5, *, max_tries: int = 100
@@ -1348,7 +1960,7 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
             InvalidParameterError: `variety` is not in [0, 1].
             UnknownValueError: A value that the training data did not have.
 
-        Example:
+        Examples:
             >>> table = pd.DataFrame({'age': [31, 45, 38, 22] * 20, 'paid': [True, False] * 40})
             >>> columns = {'age': {'sdtype': 'numerical'}, 'paid': {'sdtype': 'boolean'}}
             >>> metadata = Metadata.load_from_dict({'tables': {'people': {'columns': columns}}})
@@ -1358,16 +1970,119 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
             True
         """
         table = self._valid_table(data)
+        self._require_any_order('sample_similar')
         if not isinstance(variety, int | float) or not 0 <= variety <= 1:
             raise InvalidParameterError(f'variety must be in [0, 1], received {variety!r}.')
+        left = self._positions(table) >= variety
+        return self._varied(data, table[left.columns], left, max_tries)
+
+    def sample_between(
+        self,
+        data: dict[str, pd.DataFrame],
+        other: dict[str, pd.DataFrame],
+        position: float = 0.5,
+        *,
+        max_tries: int = 100,
+    ) -> dict[str, pd.DataFrame]:
+        """Draw a row between each of the given ones and its counterpart.
+
+        F of the new row is a draw from both rows' mixtures. Like every F that the decoder reads it
+        has one component per column at most: that of the row in `data` with probability
+        (1 − t)² at position t, that of the row in `other` with probability t². The columns left,
+        half of them at t = ½, are drawn from it. From 0 to 1 each cell changes once from the one
+        row's value to drawn ones, and once to the other row's value.
+
+        Args:
+            data: Table name to a table of N rows.
+            other: Table name to N other rows, the counterparts in the same order.
+            position: From 0, the rows of `data` but for ids and personal data, to 1, those of
+                `other`.
+            max_tries: Most draws of a row where constraints reject draws.
+
+        Returns:
+            Table name to N rows with the index of `data`; without those that constraints rejected.
+
+        Raises:
+            InvalidParameterError: `position` is not in [0, 1], the tables have not as many rows,
+                or generation is single-pass.
+            UnknownValueError: A value that the training data did not have.
+
+        Example:
+            >>> table = pd.DataFrame({'age': [31, 45, 38, 22] * 20, 'paid': [True, False] * 40})
+            >>> columns = {'age': {'sdtype': 'numerical'}, 'paid': {'sdtype': 'boolean'}}
+            >>> metadata = Metadata.load_from_dict({'tables': {'people': {'columns': columns}}})
+            >>> synthesizer = NVIBSynthesizer(metadata, epochs=2)
+            >>> synthesizer.fit({'people': table})
+            >>> first, last = ({'people': rows} for rows in (table.head(2), table.tail(2)))
+            >>> synthesizer.sample_between(first, last, position=1.0)['people']
+               age   paid
+            0   38   True
+            1   22  False
+        """
+        tables = [self._valid_table(each) for each in (data, other)]
+        self._require_any_order('sample_between')
+        if not isinstance(position, int | float) or not 0 <= position <= 1:
+            raise InvalidParameterError(f'position must be in [0, 1], received {position!r}.')
+        num_rows = len(tables[0])
+        if len(tables[1]) != num_rows:
+            raise InvalidParameterError(
+                f'other must have as many rows as data, {num_rows}, received {len(tables[1])}. '
+                'Choose a counterpart for each row.'
+            )
+        cells = self._positions(tables[0])
+        is_first, is_last = cells < (1 - position) ** 2, cells >= 1 - position**2
+        both = pd.concat([table[cells.columns] for table in tables], ignore_index=True)
+        chosen = np.arange(num_rows)[:, None] + num_rows * is_last.to_numpy()
+        mixed = pd.DataFrame(
+            {name: both[name].take(rows).array for name, rows in zip(cells, chosen.T, strict=True)},
+            index=cells.index,
+        )
+        return self._varied(data, mixed, is_first | is_last, max_tries)
+
+    def _positions(self, table: pd.DataFrame) -> pd.DataFrame:
+        """A number in [0, 1) for each cell that is drawn, which decides when it is left out of F.
+
+        The same for columns that a constraint ties together: they stay or go together, since a
+        part of them would be left to rejection, and parts of two rows might break the constraint.
+        """
         names = self._drawn_columns(table)
         rng = np.random.default_rng(self.seed)
-        given = pd.DataFrame(
-            rng.random((len(table), len(names))) >= variety, table.index, pd.Index(names)
-        )
-        drawn = pd.concat(self._complete(table[names], given, max_tries)).sort_index()
-        drawn = drawn.set_axis(table.index[drawn.index])[list(table.columns)]
-        return {self._table_name: drawn.set_axis(data[self._table_name].columns, axis=1)}
+        cells = pd.DataFrame(rng.random((len(table), len(names))), table.index, pd.Index(names))
+        for tied in self._tied_columns():
+            together = [name for name in names if name in tied]
+            for name in together[1:]:
+                cells[name] = cells[together[0]]
+        return cells
+
+    def _tied_columns(self) -> list[set[Hashable]]:
+        """Sets of original columns that constraints replace, or reject, together."""
+        groups: list[set[Hashable]] = []
+        rejecting = [[constraint] for constraint in self._reject_sampling_constraints]
+        for chain in [self._chained_constraints, *rejecting]:
+            sources: dict[Hashable, set[Hashable]] = {}
+            for _, before, after in self._changes(chain):
+                changed = {name for name in before if before[name] != after.get(name)}
+                tied = {name for column in changed for name in sources.get(column, {column})}
+                sources |= {name: tied for name in after if name not in before}
+                touched = [group for group in groups if group & tied]
+                groups = [group for group in groups if not group & tied]
+                groups.append(tied.union(*touched))
+        return groups
+
+    def _varied(
+        self,
+        data: dict[str, pd.DataFrame],
+        table: pd.DataFrame,
+        left: pd.DataFrame,
+        max_tries: int,
+    ) -> dict[str, pd.DataFrame]:
+        """Rows of `table` with the cells `left` in F and the others drawn; ids are made anew."""
+        accepted = list(self._complete(table, left, max_tries))
+        none = table.iloc[:0].reset_index(drop=True)
+        drawn = pd.concat(accepted).sort_index() if accepted else none
+        names = data[self._table_name].columns
+        drawn = drawn.set_axis(table.index[drawn.index]).reindex(columns=names.map(str))
+        return {self._table_name: drawn.set_axis(names, axis=1)}
 
     def reconstruct(self, data: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
         """Pass rows through the bottleneck and decode them, deterministically.
@@ -1415,7 +2130,7 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
             num_rows: Rows to sample; as many as the real table has when `None`.
             test: Real rows that were not fitted on, for utility and privacy.
             target: Column to predict, for utility.
-            verbose: Show SDMetrics' progress.
+            verbose: Show progress lines.
 
         Returns:
             SDMetrics' quality and diagnostic reports and a summary of all measures.
@@ -1423,12 +2138,30 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
         Raises:
             NotFittedError: Nothing has been fitted yet.
         """
-        self._validate_fit_before_sample()
         real = real_data[self._table_name] if isinstance(real_data, dict) else real_data
-        synthetic = self.sample(num_rows=len(real) if num_rows is None else num_rows)
+        synthetic = self._sample_to_score(len(real) if num_rows is None else num_rows, verbose)
+        return self._score(real, synthetic, test, target, verbose)
+
+    def _sample_to_score(self, num_rows: int, verbose: bool) -> pd.DataFrame:
+        """The table that `sample` draws, with SDV's progress line where it was asked for."""
+        self._validate_fit_before_sample()
+        rows = self._sample_with_progress_bar(num_rows, show_progress_bar=verbose)
+        return (
+            rows if self._original_columns.empty else rows.set_axis(self._original_columns, axis=1)
+        )
+
+    def _score(
+        self,
+        real: pd.DataFrame,
+        synthetic: pd.DataFrame,
+        test: dict[str, pd.DataFrame] | pd.DataFrame | None,
+        target: str | None,
+        verbose: bool,
+    ) -> QualityEvaluation:
+        """Score rows, and add what the model gives away."""
         evaluation = evaluate_quality(
             real,
-            synthetic[self._table_name],
+            synthetic,
             Metadata.load_from_dict(self._original_metadata.to_dict()),
             test=test,
             target=target,
@@ -1507,7 +2240,7 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
         test: dict[str, pd.DataFrame] | pd.DataFrame | None = None,
         target: str | None = None,
         verbose: bool = False,
-    ) -> Path:
+    ) -> QualityEvaluation:
         """Sample rows and write one HTML page about them, for readers who do not program.
 
         Args:
@@ -1516,22 +2249,22 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
             num_rows: Rows to sample; as many as the real table has when `None`.
             test: Real rows that were not fitted on; without them the page cannot judge privacy.
             target: Column to predict, for utility.
-            verbose: Show a progress line.
+            verbose: Show progress lines.
 
         Returns:
-            The path written.
+            The scores on the page, as `evaluate` returns them.
 
         Raises:
             NotFittedError: Nothing has been fitted yet.
         """
-        self._validate_fit_before_sample()
         real = real_data[self._table_name] if isinstance(real_data, dict) else real_data
-        synthetic = self.sample(num_rows=len(real) if num_rows is None else num_rows)
+        synthetic = self._sample_to_score(len(real) if num_rows is None else num_rows, verbose)
         return write_report(
             path,
             real,
-            synthetic[self._table_name],
+            synthetic,
             Metadata.load_from_dict(self._original_metadata.to_dict()),
+            evaluation=self._score(real, synthetic, test, target, verbose),
             test=test,
             target=target,
             seed=self.seed,
@@ -1539,6 +2272,17 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
             parameters=self.get_parameters(),
             verbose=verbose,
         )
+
+
+@contextmanager
+def _telling_why() -> Iterator[None]:
+    """Add the reason to the message of an error that SDV put in the place of another."""
+    try:
+        yield
+    except Exception as error:
+        if error.__cause__ is not None and str(error).startswith('Error: Sampling terminated'):
+            error.args = (f'{error} {error.__cause__}',)
+        raise
 
 
 class _FitProgress:

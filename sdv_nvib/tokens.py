@@ -27,7 +27,7 @@ __all__ = [
 ]
 
 MAX_BINS = 256
-VALUES_PER_BIN = 8  # at least, so that a small table is not memorised value by value
+VALUES_PER_BIN = 8  # at least; a small table is not learned value by value
 CELLS_PER_BIN = 128
 MAX_DECIMALS = 9
 MAX_GRID_INTEGER = 2.0**61  # differences of two still fit in 64 bits
@@ -219,7 +219,7 @@ class NumericalColumn:
         numbers = _to_float(values)
         numbers = np.sort(numbers[~np.isnan(numbers)])
         unique, total, has_missing = summary.values, summary.num_numbers, summary.has_missing
-        if summary.is_exact and len(unique) <= min(MAX_BINS, max(2, total // 2)):
+        if summary.is_exact and len(unique) <= min(MAX_BINS, max(2, total // VALUES_PER_BIN)):
             is_point = np.ones(len(unique), bool)
         else:
             is_point = summary.counts > max(total / MAX_BINS, VALUES_PER_BIN)

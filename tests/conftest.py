@@ -1,5 +1,8 @@
 """What several test files share."""
 
+import resource
+from contextlib import contextmanager
+
 import numpy as np
 import pytest
 import torch
@@ -47,3 +50,19 @@ def network(build_model):
         return model
 
     return build
+
+
+@pytest.fixture
+def full_disk():
+    """A context in which no file can grow beyond so many bytes."""
+
+    @contextmanager
+    def limit(num_bytes):
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, hard))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+    return limit

@@ -207,3 +207,16 @@ def test_a_disk_that_fills_up_ends_in_an_error_and_a_fitted_model(tmp_path, monk
     assert len(written) == len(synthesizer.get_loss_values())
     assert same(weights(plain), weights(synthesizer))
     assert len(synthesizer.sample(5)['t']) == 5
+
+
+def test_a_disk_without_room_for_a_checkpoint_ends_in_an_error_and_a_fitted_model(
+    tmp_path, full_disk
+):
+    plain, synthesizer = make(), make()
+    plain.fit(make_data())
+    with full_disk(2000), pytest.raises(StorageError, match='the synthesizer can be used'):
+        synthesizer.fit(make_data(), checkpoint=tmp_path)
+    assert same(weights(plain), weights(synthesizer))
+    synthesizer = make()
+    synthesizer.fit(make_data(), checkpoint=tmp_path)  # with room again
+    assert same(weights(plain), weights(synthesizer))

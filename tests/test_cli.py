@@ -2,6 +2,8 @@
 
 import io
 import json
+import resource
+from contextlib import contextmanager
 
 import pandas as pd
 import pytest
@@ -68,6 +70,18 @@ def test_sample_completes_known_rows(folder):
     pd.testing.assert_frame_equal(table[list(known)], known)
 
 
+def test_sample_writes_parts_and_goes_on(folder):
+    words = ['sample', folder / 'model.pkl', '--rows', 30, '--to-parquet', folder / 'parts']
+    run(*words, '--condition', 'gender=F', '--quiet')
+    part = folder / 'parts' / 'part-000000.parquet'
+    written = part.read_bytes()
+    assert (pd.read_parquet(folder / 'parts')['gender'] == 'F').all()
+    part.unlink()
+    run(*words, '--condition', 'gender=F', '--quiet')
+    assert part.read_bytes() == written
+    assert 'begun with conditions' in run(*words, code=1).stderr
+
+
 def test_evaluate_and_report(folder):
     scored = [folder / 'model.pkl', folder / 'real.csv', '--test', folder / 'test.parquet']
     result = run('evaluate', *scored, '--target', 'work_experience', '--rows', 50)
@@ -80,6 +94,52 @@ def test_evaluate_and_report(folder):
     assert '<td>16</td>' in page.read_text(encoding='utf-8')  # d_model, among the parameters
     assert str(page) == result.stdout.strip()
     assert not list(folder.glob('.*'))  # nothing half-written is left
+
+
+@pytest.mark.parametrize(
+    'words',
+    [
+        ['sample', '--rows', '20'],
+        ['sample', '--condition', 'gender=F', '--rows', '20'],
+        ['sample', '--like', 'LIKE'],
+        ['evaluate', 'REAL', '--rows', '20'],
+    ],
+    ids=lambda words: ' '.join(words[:2]),
+)
+def test_quiet_is_silent(folder, words):
+    table = pd.DataFrame({'gender': ['F', 'M']})
+    table.to_csv(folder / 'few.csv', index=False)
+    files = {'LIKE': folder / 'few.csv', 'REAL': folder / 'real.csv'}
+    command, *options = (files.get(word, word) for word in words)
+    assert run(command, folder / 'model.pkl', *options, '--quiet').stderr == ''
+
+
+def test_progress_goes_to_stderr_unless_it_is_quiet(folder):
+    result = run('sample', folder / 'model.pkl', '--condition', 'gender=F', '--rows', 5)
+    assert 'Sampling conditions' in result.stderr
+    assert len(pd.read_csv(io.StringIO(result.stdout))) == 5
+
+
+@contextmanager
+def files_of_at_most(size):
+    """Writing more than `size` bytes to a file fails, as on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize('name', ['full.csv', 'full.csv.gz', 'full.parquet'])
+def test_a_full_disk_leaves_no_half_written_file(folder, name):
+    before = sorted(folder.iterdir())
+    with files_of_at_most(4000):
+        command = ['sample', folder / 'model.pkl', '--rows', 2000, '-o', folder / name, '--quiet']
+        result = run(*command, code=1)
+    assert result.stderr.startswith('Error: ')
+    assert len(result.stderr.splitlines()) == 1
+    assert sorted(folder.iterdir()) == before
 
 
 def test_demo_leaves_every_file(tmp_path):
@@ -119,10 +179,17 @@ def test_nothing_is_overwritten_without_force(folder):
         (['sample', 'MODEL', '--condition', 'gender=robot'], 1, 'robot'),
         (['sample', 'MODEL', '--condition', 'gender'], 2, 'name=value'),
         (['sample', 'MODEL', '--like', 'FOLDER/real.csv', '--rows', '3'], 2, 'leave out --rows'),
+        (['sample', 'MODEL', '--to-parquet', 'FOLDER/p', '-o', 'FOLDER/x.csv'], 2, 'place of -o'),
+        (['sample', 'MODEL', '--workers', '2'], 2, 'goes with --to-parquet'),
         (['sample', 'FOLDER/nowhere.pkl'], 2, 'does not exist'),
+        (['sample', 'FOLDER/real.csv'], 1, 'is no model'),
+        (['sample', 'MODEL', '-o', 'FOLDER/none/x.csv'], 1, 'Make it first'),
+        (['detect', 'FOLDER/metadata.json'], 1, 'ends in one of'),
+        (['fit', 'FOLDER/real.csv', 'FOLDER/real.csv', '-o', 'FOLDER/m'], 1, 'metadata'),
         (['fit', 'FOLDER/real.csv', 'FOLDER/metadata.json', '-o', 'FOLDER/m', '--set', 'depth=3'],
          1, 'd_model'),
         (['evaluate', 'MODEL', 'FOLDER/real.csv', '--target', 'nothing'], 1, 'Possible targets'),
+        (['evaluate', 'MODEL', 'FOLDER/real.csv', '-o', 'FOLDER/x.txt'], 1, 'ends in one of'),
     ],
 )  # fmt: skip
 def test_errors_are_one_line_with_the_remedy(folder, words, code, says):

@@ -227,7 +227,7 @@ def test_an_error_leaves_the_finished_batches_in_the_file(fitted, tmp_path, monk
 
     monkeypatch.setattr(fitted._model, 'sample', fail_later)
     known = known_rows()[['city']]
-    with pytest.raises(MemoryError, match='Partial results are stored'):
+    with pytest.raises(MemoryError, match=r'Partial results are stored in .*csv\. no more'):
         fitted.sample_remaining_columns(known, batch_size=10, output_folder_path=str(tmp_path))
     assert len(pd.read_csv(next(tmp_path.glob('*.csv')))) == 20
 
@@ -326,10 +326,33 @@ def test_a_condition_that_breaks_a_constraint_is_refused():
         synthesizer.sample_remaining_columns(known)
 
 
+def test_the_lowest_column_of_a_range_is_known_to_the_model_by_itself():
+    synthesizer = make_synthesizer([RANGE, DATES])
+    known = TRIPS[['low', 'start']].sample(40, random_state=2)
+    sampled = synthesizer.sample_remaining_columns(known, max_tries_per_batch=1)['trips']
+    pd.testing.assert_frame_equal(sampled[['low', 'start']], known)
+    assert in_range(sampled).all()
+    assert (sampled['start'] < sampled['end']).all()
+
+
 def test_what_rejection_cannot_find_is_left_out_with_sdvs_warning():
     synthesizer = make_synthesizer([RANGE])
-    known = pd.DataFrame({'low': TRIPS['low'].head(40)})
+    known = pd.DataFrame({'high': TRIPS['high'].head(40)})
     with pytest.warns(UserWarning, match='Only able to sample'):
         sampled = synthesizer.sample_remaining_columns(known, max_tries_per_batch=2)['trips']
     assert 0 < len(sampled) < 40
-    assert sampled['low'].equals(known['low'].loc[sampled.index])
+    assert sampled['high'].equals(known['high'].loc[sampled.index])
+    impossible = [Condition({'high': TRIPS['high'].max(), 'low': 0, 'city': 'Bern'}, num_rows=2)]
+    with pytest.raises(ValueError, match='Unable to sample any rows'):
+        synthesizer.sample_from_conditions(impossible, max_tries_per_batch=1)
+
+
+def test_the_progress_bar_counts_accepted_rows(fitted, capsys):
+    fitted.sample_remaining_columns(known_rows()[['price']], batch_size=40)
+    shown = capsys.readouterr().err
+    assert 'Sampling remaining columns: 100%' in shown
+    assert '80/80' in shown
+    fitted.sample_from_conditions([Condition({'city': 'Bern'}, 3), Condition({'paid': True}, 4)])
+    shown = capsys.readouterr().err
+    assert 'Sampling conditions' in shown
+    assert '7/7' in shown

@@ -178,6 +178,18 @@ def test_attention_to_a_mixture_is_the_formula(attention, query):
     assert_close(attention.forward_mixture(query, mixture), by_loops(attention, query, read))
 
 
+def test_weights_of_a_mixture_are_those_it_is_read_with():
+    attention, u = identity_attention(4), normal(ROWS, QUERIES, 4)
+    mixture = make_mixture(p=4)
+    weights = attention.mixture_weights(u, mixture)[:, 0]
+    assert_close(weights.sum(-1), torch.ones(ROWS, QUERIES, dtype=torch.float64))
+    variance = mixture.logvar.exp()
+    v = variance + math.sqrt(4)
+    of_u = torch.einsum('bqi,bip->bqp', weights, variance / v)
+    of_mu = torch.einsum('bqi,bip->bqp', weights, math.sqrt(4) / v * mixture.mu)
+    assert_close(attention.forward_mixture(u, mixture), of_u * u + of_mu)
+
+
 def test_attention_to_a_mixture_is_the_mean_of_z_given_a_noisy_look_at_it():
     """E[z | u] with u = z + noise of variance sqrt(d), by importance sampling."""
     attention, u = identity_attention(2), normal(1, 1, 2, seed=4)

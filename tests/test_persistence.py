@@ -17,7 +17,14 @@ import pytest
 import torch
 from rdt.transformers import LabelEncoder
 from safetensors.torch import load_file, save_file
-from sdv.cag import Range
+from sdv.cag import (
+    FixedCombinations,
+    FixedIncrements,
+    Inequality,
+    OneHotEncoding,
+    Range,
+    SingleTableProgrammableConstraint,
+)
 from sdv.metadata import Metadata
 
 from sdv_nvib import ModelFileError, NotFittedError, NVIBSynthesizer, StorageError
@@ -27,6 +34,7 @@ pytestmark = [
     pytest.mark.filterwarnings('ignore:We strongly recommend saving the metadata'),
     pytest.mark.filterwarnings("ignore:No 'datetime_format' is present"),
     pytest.mark.filterwarnings('ignore:Only .* nats per row pass'),
+    pytest.mark.filterwarnings('ignore:The metadata lists columns in a different order'),
 ]
 TINY = {
     'epochs': 1,
@@ -201,6 +209,7 @@ def test_remembered_posteriors_and_integer_columns_come_back(tmp_path):
         pd.Int64Dtype(),
         pd.StringDtype(),
         pd.DatetimeTZDtype(tz='UTC'),
+        pd.DatetimeTZDtype(tz='UTC-03:30'),
         pd.CategoricalDtype(['b', 'a'], ordered=True),
         pd.CategoricalDtype([3, 1]),
     ],
@@ -218,16 +227,133 @@ def test_a_value_of_another_type_is_refused_with_the_remedy():
         encode_value(object())
 
 
+def make_constrained_table():
+    rng = np.random.default_rng(0)
+    start = rng.integers(0, 50, 90)
+    days = pd.Timestamp('2001-01-01') + pd.to_timedelta(start, unit='D')
+    hot = rng.integers(0, 3, 90)
+    gaps = rng.random(90) < 0.2
+    places = rng.integers(0, 3, 90)
+    return pd.DataFrame(
+        {
+            'a': pd.Series(start).mask(gaps),
+            'b': start + rng.uniform(0.5, 2, 90).round(2),
+            'c': start + 2.5,
+            'from': days.strftime('%d.%m.%Y'),
+            'to': (days + pd.to_timedelta(rng.integers(1, 9, 90), unit='D')).strftime('%d.%m.%Y'),
+            'city': pd.Series(np.array(['Bern', 'Rome', None])[places], dtype=object),
+            'land': pd.Series(np.array(['CH', 'IT', 'FR'])[places]).astype('category'),
+            'price': rng.integers(1, 20, 90) * 5,
+            **{f'is {i}': (hot == i).astype(int) for i in range(3)},
+        }
+    )
+
+
+CONSTRAINED = {
+    **{name: {'sdtype': 'numerical'} for name in ('a', 'b', 'c', 'price')},
+    **{name: {'sdtype': 'datetime', 'datetime_format': '%d.%m.%Y'} for name in ('from', 'to')},
+    **{name: {'sdtype': 'categorical'} for name in ('city', 'land', 'is 0', 'is 1', 'is 2')},
+}
+
+
+def fit_constrained():
+    synthesizer = NVIBSynthesizer(make_metadata(CONSTRAINED), **TINY)
+    synthesizer.add_constraints(
+        [
+            Range('a', 'b', 'c'),
+            Inequality('from', 'to'),
+            FixedCombinations(['city', 'land']),
+            FixedIncrements('price', 5),
+            OneHotEncoding(['is 0', 'is 1', 'is 2']),
+            Inequality('b', 'c', strict_boundaries=True),  # of columns that are gone: by rejection
+        ]
+    )
+    synthesizer.fit({'t': make_constrained_table()})
+    return synthesizer
+
+
+def test_a_loaded_model_has_its_constraints(tmp_path):
+    fitted = fit_constrained()
+    assert fitted._reject_sampling_constraints
+    fitted.save_model(tmp_path / 'model')
+    loaded = NVIBSynthesizer.load_model(tmp_path / 'model')
+    rows = loaded.sample(60)['t']
+    pd.testing.assert_frame_equal(rows, first_rows(fitted, 60))
+    loaded.validate_constraints(rows)
+    described = [[c.get_constraint_dict() for c in s.get_constraints()] for s in (loaded, fitted)]
+    assert described[0] == described[1]
+    data = {'t': make_constrained_table()}
+    pd.testing.assert_series_equal(loaded.log_likelihood(data), fitted.log_likelihood(data))
+    given = pd.DataFrame({'city': ['Rome'] * 3, 'land': ['IT'] * 3, 'price': [10, 15, 20]})
+    for synthesizer in (loaded, fitted):
+        synthesizer.reset_sampling()
+    pd.testing.assert_frame_equal(
+        loaded.sample_remaining_columns(given)['t'], fitted.sample_remaining_columns(given)['t']
+    )
+    loaded.save_model(tmp_path / 'again')
+    for file in (tmp_path / 'model').iterdir():
+        assert (tmp_path / 'again' / file.name).read_bytes() == file.read_bytes(), file.name
+
+
+HOSTILE_CONSTRAINTS = {
+    'class outside the list': lambda d: d[0].update({'class': 'ProgrammableConstraint'}),
+    'unknown argument': lambda d: d[0]['parameters'].update({'evil': 1}),
+    'another column': lambda d: d[0]['parameters'].update({'low_column_name': 'x'}),
+    'another table': lambda d: d[1]['parameters'].update({'table_name': 'x'}),
+    'attribute outside the list': lambda d: d[1]['learned'].update({'_reverse_transform': 1}),
+    'attribute of a wrong type': lambda d: d[1]['learned'].update({'_dtypes': 'x'}),
+    'types of no column': lambda d: d[1]['learned'].update({'_dtypes': encode_value({'t': {}})}),
+    'combinations of another length': lambda d: d[2]['learned'].update(
+        {'_ids_to_combinations': encode_value({'fixed_combination#0': ('Bern',)})}
+    ),
+    'formatter of no column': lambda d: d[0]['formatters'].append(['x', {}]),
+}
+
+
+@pytest.fixture(scope='module')
+def saved_constrained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('constrained') / 'model'
+    fit_constrained().save_model(folder)
+    return folder
+
+
+@pytest.mark.parametrize('kind', HOSTILE_CONSTRAINTS)
+def test_hostile_constraints_are_refused(kind, saved_constrained, tmp_path):
+    folder = shutil.copytree(saved_constrained, tmp_path / 'copy')
+    edit(folder, 'constraints.json', HOSTILE_CONSTRAINTS[kind])
+    with pytest.raises(ModelFileError):
+        NVIBSynthesizer.load_model(folder)
+
+
 # What cannot be saved
 
 
-def test_constraints_and_other_transformers_are_refused_with_the_remedy(tmp_path):
-    numbers = {name: {'sdtype': 'numerical'} for name in 'abc'}
-    table = pd.DataFrame({'a': np.arange(60), 'b': np.arange(60) + 2, 'c': np.arange(60) + 5})
-    constrained = NVIBSynthesizer(make_metadata(numbers), **TINY)
-    constrained.add_constraints([Range('a', 'b', 'c')])
-    constrained.fit({'t': table})
-    with pytest.raises(ModelFileError, match=r"constraints, table 't' has 1. Use `save`"):
+class Even(SingleTableProgrammableConstraint):
+    """A constraint of the user's own."""
+
+    def fit(self, data, metadata):
+        pass
+
+    def transform(self, data):
+        return data
+
+    def get_updated_metadata(self, metadata):
+        return metadata
+
+    def reverse_transform(self, transformed_data):
+        return transformed_data
+
+    def is_valid(self, synthetic_data):
+        return synthetic_data['a'] % 2 == 0
+
+
+def test_own_constraints_and_other_transformers_are_refused_with_the_remedy(tmp_path):
+    constrained = NVIBSynthesizer(make_metadata({'a': {'sdtype': 'numerical'}}), **TINY)
+    constrained.add_constraints([Even()])
+    constrained.fit({'t': pd.DataFrame({'a': np.arange(0, 120, 2)})})
+    with pytest.raises(
+        ModelFileError, match=r'hold the constraints .*received a Even\. Use `save`'
+    ):
         constrained.save_model(tmp_path / 'model')
     replaced = NVIBSynthesizer(make_metadata({'g': {'sdtype': 'categorical'}}), **TINY)
     labels = pd.DataFrame({'g': list('abc') * 20})
@@ -257,6 +383,17 @@ def test_a_file_in_the_way_is_an_error_and_the_model_stays_usable(fitted, tmp_pa
     with pytest.raises(StorageError, match='The model in memory is as it was'):
         fitted.save_model(tmp_path / 'file' / 'model')
     assert len(fitted.sample(5)['t']) == 5
+
+
+@pytest.mark.parametrize('num_bytes', [100, 5000])
+def test_a_full_disk_is_an_error_and_the_model_stays_usable(num_bytes, fitted, tmp_path, full_disk):
+    with full_disk(num_bytes), pytest.raises(StorageError, match='free some space'):
+        fitted.save_model(tmp_path / 'model')
+    assert not list(tmp_path.iterdir())
+    expected = first_rows(fitted)
+    fitted.save_model(tmp_path / 'model')
+    loaded = NVIBSynthesizer.load_model(tmp_path / 'model')
+    pd.testing.assert_frame_equal(loaded.sample(50)['t'], expected)
 
 
 def test_a_full_disk_is_an_error_that_leaves_nothing_behind(fitted, tmp_path, monkeypatch):
@@ -382,6 +519,25 @@ HOSTILE = {
         {'provider_name': 'os.path'}
     ),
     'unknown argument': lambda d: transformer(d, 'size')['parameters'].update({'evil': 1}),
+    'endless regular expression': lambda d: transformer(d, 'key')['parameters'].update(
+        {'regex_format': '((a{1,999}){1,999}){1,999}'}
+    ),
+    'long regular expression': lambda d: transformer(d, 'key')['parameters'].update(
+        {'regex_format': 'a' * 10**6}
+    ),
+    'countless values': lambda d: transformer(d, 'key')['learned'].update(
+        {'_data_cardinality': 10**15}
+    ),
+    'countless repetitions': lambda d: transformer(d, 'email')['learned'].update(
+        {'_data_cardinality_scale': encode_value({'num_repetitions': [10**15], 'frequency': [1.0]})}
+    ),
+    'long personal data': lambda d: transformer(d, 'email')['parameters'].update(
+        {
+            'provider_name': 'lorem',
+            'function_name': 'words',
+            'function_kwargs': encode_value({'nb': 10**12}),
+        }
+    ),
     'seed out of range': lambda d: transformer(d, 'key').update({'random_seed': 2**40}),
     'column left out': lambda d: d['transformers'].pop(),
     'unknown type': lambda d: d['dtypes'].__setitem__(
@@ -433,6 +589,29 @@ def test_hostile_json_is_refused(name, text, copy):
         checksum_again(copy)
     with pytest.raises(ModelFileError):
         NVIBSynthesizer.load_model(copy)
+
+
+@pytest.mark.parametrize('regex', ['(((a*)*)*)*', '(a{1000}){1000}', 'a{4294967294}', '(' * 900])
+def test_a_hostile_regular_expression_of_the_metadata_is_refused(regex, copy):
+    edit(
+        copy,
+        'metadata.json',
+        lambda d: d['tables']['t']['columns']['key'].update({'regex_format': regex}),
+    )
+    with pytest.raises(ModelFileError):
+        NVIBSynthesizer.load_model(copy)
+
+
+@pytest.mark.parametrize(
+    'zone', ['dateutil//dev/zero', 'dateutil/../../etc/passwd', 'tzlocal()', '/dev/zero', '', 7]
+)
+def test_a_hostile_time_zone_is_refused(zone):
+    for stored in (
+        {'type': 'zoned dtype', 'value': zone, 'unit': 'ns'},
+        {'type': 'timestamp', 'value': 0, 'unit': 'ns', 'zone': zone},
+    ):
+        with pytest.raises(ModelFileError, match='A time zone must be'):
+            decode_value(stored)
 
 
 def test_a_deep_value_is_refused(copy):

@@ -56,8 +56,9 @@ def page(tmp_path_factory):
         }
     )
     real = make_table(120, 1)
-    return write_report(
-        tmp_path_factory.mktemp('report') / 'page.html',
+    path = tmp_path_factory.mktemp('report') / 'page.html'
+    write_report(
+        path,
         {'t': real},
         {'t': real.assign(key=range(5000, 5120))},
         make_metadata(primary_key='key'),
@@ -66,6 +67,7 @@ def page(tmp_path_factory):
         history=history,
         parameters={'epochs': 2, 'd_model': 16},
     )
+    return path
 
 
 def verdicts(text):
@@ -103,7 +105,8 @@ def test_no_value_of_a_row_is_in_the_page(page):
 def test_without_test_rows_privacy_is_not_judged(tmp_path):
     table = make_table(60, 1)[['x']]
     one = make_metadata({'x': {'sdtype': 'numerical'}})
-    text = write_report(tmp_path / 'p.html', table, make_table(60, 2)[['x']], one).read_text()
+    write_report(tmp_path / 'p.html', table, make_table(60, 2)[['x']], one)
+    text = (tmp_path / 'p.html').read_text(encoding='utf-8')
     assert verdicts(text)[1:] == ['Not measured', 'Not measured']
     assert 'The table has one modelled column' in text
 
@@ -157,6 +160,7 @@ def browser(request, page):
     width, height = request.param
     size = {'width': width, 'height': height, 'deviceScaleFactor': 1, 'mobile': width < 600}
     driver.execute_cdp_cmd('Emulation.setDeviceMetricsOverride', size)
+    driver.set_script_timeout(300)  # the accessibility check of the whole page is one script
     driver.get(page.as_uri())
     yield driver
     driver.quit()

@@ -4,10 +4,16 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from sdv.cag import Inequality
+from sdv.cag import FixedCombinations, Inequality
 from sdv.metadata import Metadata
 
-from sdv_nvib import ConditionError, InvalidParameterError, NVIBSynthesizer, UnknownValueError
+from sdv_nvib import (
+    ConditionError,
+    InvalidParameterError,
+    InvalidTableError,
+    NVIBSynthesizer,
+    UnknownValueError,
+)
 from sdv_nvib.generation import Steering
 from sdv_nvib.sampling import FittedModel
 
@@ -97,9 +103,9 @@ def test_steering_reaches_every_drawn_column(build_model, generation):
 
 
 @pytest.mark.parametrize('generation', ['any-order', 'single-pass'])
-def test_shares_are_met_exactly_and_the_rest_follows(fitted, generation):
+def test_weights_are_met_exactly_and_the_rest_follows(fitted, generation):
     synthesizer = fitted if generation == 'any-order' else fit(generation=generation, epochs=2)
-    sampled = synthesizer.sample(200, shares={'left': {'a': 0.25, 'c': 0.75}})['pairs']
+    sampled = synthesizer.sample(200, shares={'left': {'a': 1, 'c': 3}})['pairs']
     assert sampled['left'].value_counts().to_dict() == {'c': 150, 'a': 50}
     assert sampled['key'].is_unique
     if generation == 'any-order':
@@ -119,7 +125,8 @@ def test_temperature_sharpens_one_column_or_all(fitted):
 @pytest.mark.parametrize(
     'arguments',
     [
-        {'shares': {'left': {'a': 0.5, 'b': 0.4}}},
+        {'shares': {'left': {'a': 0, 'b': 0.0}}},
+        {'shares': {'left': {'a': float('nan'), 'b': 1}}},
         {'shares': {'left': {'a': 1.5, 'b': -0.5}}},
         {'shares': {'left': {}}},
         {'temperature': 0},
@@ -261,8 +268,7 @@ def test_rows_are_encoded_to_components_that_tell_them_apart(fitted):
     assert encoding.embedding.shape == (len(PAIRS), 16)
     assert (encoding.alpha > 0).all()
     assert np.isfinite(encoding.logvar).all()
-    assert encoding.column_weights.sum() == pytest.approx(1)
-    assert list(encoding.column_weights.index) == list(PAIRS.columns[1:])
+    assert encoding.columns == tuple(PAIRS.columns[1:])
     half = len(PAIRS) // 2
     centres = {
         letter: encoding.embedding[:half][PAIRS['left'][:half] == letter].mean(0)
@@ -283,6 +289,28 @@ def test_encoding_one_row_equals_encoding_it_among_others_without_random_orders(
     np.testing.assert_allclose(one.alpha[0], everything.alpha[7], rtol=1e-4)
 
 
+def test_a_column_attends_to_the_one_it_copies(fitted):
+    weights = fitted.attention_weights({'pairs': PAIRS})
+    names = list(PAIRS.columns[1:])
+    assert list(weights.index) == names
+    assert list(weights.columns) == ['(prior)', *names]
+    np.testing.assert_allclose(weights.sum(axis=1), 1, atol=1e-5)
+    assert (np.diag(weights[names]) == 0).all()  # no query reads its own column
+    assert weights.loc['left', names].idxmax() == 'right'
+    assert weights.loc['right', names].idxmax() == 'left'
+    with pytest.raises(InvalidTableError, match='at least one row'):
+        fitted.attention_weights({'pairs': PAIRS.iloc[:0]})
+
+
+def test_attention_of_rows_is_the_mean_over_them_and_single_pass_reads_all_of_f():
+    synthesizer = fit(generation='single-pass', epochs=1, num_decoder_layers=2)
+    both = synthesizer.attention_weights({'pairs': PAIRS.iloc[:2]})
+    each = [synthesizer.attention_weights({'pairs': PAIRS.iloc[[i]]}) for i in (0, 1)]
+    np.testing.assert_allclose(both, (each[0] + each[1]) / 2, atol=1e-6)
+    assert (np.diag(both.iloc[:, 1:]) > 0).all()
+    np.testing.assert_allclose(both.sum(axis=1), 1, atol=1e-5)
+
+
 def test_similar_rows_grow_apart_with_variety(fitted):
     distance = []
     for variety in (0.0, 0.3, 0.6, 1.0):
@@ -295,3 +323,116 @@ def test_similar_rows_grow_apart_with_variety(fitted):
     assert distance[-1] > 0.5
     with pytest.raises(InvalidParameterError, match='variety'):
         fitted.sample_similar({'pairs': PAIRS}, 2)
+
+
+def unlike(rows, others):
+    """Share of cells that differ, without the ids."""
+    rows, others = (each.drop(columns='key').reset_index(drop=True) for each in (rows, others))
+    return 1 - ((rows == others) | (rows.isna() & others.isna())).mean(axis=None)
+
+
+def test_rows_between_leave_the_one_row_and_come_to_the_other(fitted):
+    first, last = PAIRS.iloc[:120], PAIRS.iloc[:119:-1]
+    ends = {'data': {'pairs': first}, 'other': {'pairs': last}}
+    path = [fitted.sample_between(**ends, position=t)['pairs'] for t in np.linspace(0, 1, 6)]
+    from_first = [unlike(rows, first) for rows in path]
+    from_last = [unlike(rows, last) for rows in path]
+    assert from_first[0] == from_last[-1] == 0
+    assert from_first == sorted(from_first)
+    assert from_last == sorted(from_last, reverse=True)
+    assert all(rows.index.equals(first.index) for rows in path)
+    assert all(rows.dtypes.equals(first.dtypes) for rows in path)
+    # What is drawn follows what is left: rows are likelier than cells of both at random.
+    middle = fitted.sample_between(**ends)['pairs']
+    is_first = np.random.default_rng(0).random(first.shape) < 0.5
+    crossed = first.where(is_first, last.set_axis(first.index))
+    assert disagreement(middle) < disagreement(crossed)
+
+
+def test_a_cell_on_the_way_is_the_ones_then_drawn_then_the_others(fitted):
+    """At any position the cells kept at both of its sides are kept."""
+    first, last = PAIRS.assign(left='a', right='a').head(80), PAIRS.assign(left='c').head(80)
+    path = [
+        fitted.sample_between({'pairs': first}, {'pairs': last}, t)['pairs']['left']
+        for t in (0.2, 0.5, 0.8)
+    ]
+    is_kept = [[(left == end).mean() for left in path] for end in ('a', 'c')]
+    assert is_kept[0] == sorted(is_kept[0], reverse=True)
+    assert is_kept[1] == sorted(is_kept[1])
+    assert 0.2 < is_kept[0][1] < 0.9
+
+
+@pytest.mark.parametrize('method', ['sample_similar', 'sample_between'])
+def test_columns_that_a_constraint_ties_stay_or_go_together(method):
+    tied = [
+        Inequality(low_column_name='low', high_column_name='high'),
+        FixedCombinations(column_names=['left', 'right']),
+    ]
+    synthesizer = fit(tied, epochs=1)
+    assert sorted(map(sorted, synthesizer._tied_columns())) == [['high', 'low'], ['left', 'right']]
+    rows = [{'pairs': PAIRS.head(60)}]
+    if method == 'sample_between':
+        rows.append({'pairs': PAIRS.tail(60)})
+    drawn = getattr(synthesizer, method)(*rows, 0.5, max_tries=1)['pairs']
+    assert len(drawn) == 60
+    assert (drawn['low'] <= drawn['high']).all()
+    assert (drawn['left'] == drawn['right']).all()
+
+
+def test_rows_between_refuse_other_positions_and_numbers_of_rows(fitted):
+    rows = {'pairs': PAIRS}
+    with pytest.raises(InvalidParameterError, match='position'):
+        fitted.sample_between(rows, rows, 1.5)
+    with pytest.raises(InvalidParameterError, match='240, received 7'):
+        fitted.sample_between(rows, {'pairs': PAIRS.head(7)})
+
+
+def test_single_pass_generation_refuses_what_takes_conditionals():
+    synthesizer = fit(generation='single-pass', epochs=1)
+    rows = {'pairs': PAIRS.head(20)}
+    for call in (
+        lambda: synthesizer.sample_similar(rows),
+        lambda: synthesizer.sample_between(rows, rows),
+        lambda: synthesizer.get_column_importance(rows),
+        lambda: synthesizer.log_likelihood(rows),
+    ):
+        with pytest.raises(InvalidParameterError, match="generation='any-order'"):
+            call()
+
+
+# Which columns carry what
+
+
+def test_columns_that_tell_of_others_are_important_and_lonely_ones_are_not(fitted):
+    importance = fitted.get_column_importance({'pairs': PAIRS})
+    nats = importance.set_index('Column')['Shared Nats']
+    assert set(nats.index) == set(PAIRS.columns[1:])
+    assert nats.is_monotonic_decreasing
+    # Each letter is known from the other: ln 3 nats.
+    assert nats[['left', 'right']].min() > 0.8 * np.log(3)
+    assert nats['born'] < 0.3 * nats['left']
+    assert importance['Pseudo-Count Share'].sum() == pytest.approx(1)
+    assert (importance['Pseudo-Count Share'] > 0).all()
+
+
+def test_the_plot_of_importance_shows_both_measures_of_every_column(fitted):
+    figure = fitted.get_column_importance_plot({'pairs': PAIRS.head(50)}, title='Pairs')
+    importance = fitted.get_column_importance({'pairs': PAIRS.head(50)})
+    assert figure.layout.title.text == 'Pairs'
+    for bars, measure in zip(figure.data, ['Shared Nats', 'Pseudo-Count Share'], strict=True):
+        assert list(bars.y) == list(importance['Column'])
+        np.testing.assert_allclose(bars.x, importance[measure])
+    assert {a.text for a in figure.layout.annotations} == {'Shared Nats', 'Pseudo-Count Share'}
+
+
+def test_shared_information_is_nothing_where_nothing_passes(build_model):
+    """With a prior component alone in effect, no column tells of another; one column has none."""
+    network = build_model(3, 4, 5).eval()
+    network.nvib.log_alpha.bias.data.fill_(-5.0)
+    network.nvib.mu_logvar.weight.data.zero_()
+    network.nvib.mu_logvar.bias.data.zero_()
+    rows = np.random.default_rng(0).integers(0, 3, (400, 3))
+    shared = FittedModel(network, [], enable_gpu=False).shared_information(rows)
+    assert abs(shared.mean(0)).max() < 0.01
+    alone = FittedModel(build_model(3).eval(), [], enable_gpu=False)
+    assert alone.shared_information(rows[:, :1]).tolist() == [[0.0]] * 400

@@ -1,6 +1,7 @@
 """The SDV contract: every public method, every sdtype, constraints, conditions and bad input."""
 
 import inspect
+import random
 import subprocess
 import sys
 
@@ -232,6 +233,8 @@ def test_fit_and_sample_leave_the_global_random_states_alone():
     for seed in (1, 2):
         np.random.seed(seed)  # noqa: NPY002 the global state is what this test is about
         torch.manual_seed(seed)
+        random.seed(seed)
+        python_state = random.getstate()
         numpy_state, torch_state = np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
         synthesizer = make_synthesizer(epochs=1, dropout=0.1)
         synthesizer.fit({'t': PEOPLE})
@@ -240,6 +243,7 @@ def test_fit_and_sample_leave_the_global_random_states_alone():
         np.testing.assert_array_equal(after[1], numpy_state[1])
         assert after[2:] == numpy_state[2:]
         assert torch.equal(torch.get_rng_state(), torch_state)
+        assert random.getstate() == python_state
     pd.testing.assert_frame_equal(*rows)
 
 
