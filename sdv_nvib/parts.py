@@ -346,12 +346,12 @@ def run_parts(
 _task: PartTask  # of a worker process
 
 
-def _start_worker(pickled: bytes) -> None:
+def _start_worker(pickled: Path) -> None:
     """Load the model, once for each process."""
     global _task
     torch.set_num_threads(1)
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    _task = pickle.loads(pickled)
+    _task = pickle.loads(pickled.read_bytes())
 
 
 def _end_with_parent() -> None:
@@ -367,30 +367,35 @@ def _write_part(part: int) -> PartRecord:
 
 
 def _run_by_processes(task: PartTask, parts: Sequence[int], workers: int) -> Iterator[PartRecord]:
-    pickled = cloudpickle.dumps(task)
     left = set(parts)
-    while left:
-        before = len(left)
-        # Forked processes could inherit locks of torch's threads.
-        pool = ProcessPoolExecutor(
-            min(workers, len(left)), get_context('spawn'), _start_worker, (pickled,)
-        )
-        try:
-            for future in as_completed([pool.submit(_write_part, part) for part in sorted(left)]):
-                record = future.result()
-                left.discard(record.part)
-                yield record
-        except BrokenProcessPool as error:
-            # One that was killed takes the others with it: all start again, if they get anywhere.
-            if len(left) == before:
-                raise WorkerError(
-                    f'{workers} worker process(es) ended before any part was written. Take fewer '
-                    'workers or rows_per_part if memory ran out; a script must call '
-                    "sample_to_parquet under `if __name__ == '__main__':`. Parts that are whole "
-                    'stay.'
-                ) from error
-        finally:
-            pool.shutdown(cancel_futures=True)
+    # Through a file: a process is started before it has imported anything, and would keep the
+    # driver and the start of the others waiting for all that goes through its pipe.
+    with tempfile.TemporaryDirectory() as private:
+        pickled = Path(private) / 'task.pkl'
+        pickled.write_bytes(cloudpickle.dumps(task))
+        while left:
+            before = len(left)
+            # Forked processes could inherit locks of torch's threads.
+            pool = ProcessPoolExecutor(
+                min(workers, len(left)), get_context('spawn'), _start_worker, (pickled,)
+            )
+            try:
+                futures = [pool.submit(_write_part, part) for part in sorted(left)]
+                for future in as_completed(futures):
+                    record = future.result()
+                    left.discard(record.part)
+                    yield record
+            except BrokenProcessPool as error:
+                # One that was killed takes the others with it: all start again, if they get on.
+                if len(left) == before:
+                    raise WorkerError(
+                        f'{workers} worker process(es) ended before any part was written. Take '
+                        'fewer workers or rows_per_part if memory ran out; a script must call '
+                        "sample_to_parquet under `if __name__ == '__main__':`. Parts that are "
+                        'whole stay.'
+                    ) from error
+            finally:
+                pool.shutdown(cancel_futures=True)
 
 
 # ------------------------------------------------------------------------- Ray
