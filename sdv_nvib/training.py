@@ -209,14 +209,8 @@ class Trainer:
         device = self.model.device
         self.generator = torch.Generator().manual_seed(self.config.seed)
         self.noise = torch.Generator(device).manual_seed(self.config.seed + 1)
-        shuffled = tokens[torch.randperm(len(tokens), generator=self.generator)]
-        held_out = min(MAX_VALIDATION_ROWS, round(VALIDATION_SHARE * len(tokens)))
-        # Too few rows to hold any out: they are their own validation.
-        self.train_rows = shuffled[held_out:].to(device)
-        self.validation_rows = (shuffled[:held_out] if held_out else shuffled).to(device)
+        self._split(tokens)
         num_rows = len(self.train_rows)
-        self.model.start_from_marginals(self.train_rows)
-        self.average = AveragedModel(self.model, multi_avg_fn=_average)
         self.batch_size = min(num_rows, self.config.batch_size or _auto_batch_size(num_rows))
         self.lambda_gaussian, self.lambda_dirichlet = (
             _auto_lambda(num_rows) if weight is None else weight
@@ -232,11 +226,25 @@ class Trainer:
             weight_decay=self.config.weight_decay,
             fused=device.type in ('cpu', 'cuda'),
         )
+        self._start_biases()
+        self.average = AveragedModel(self.model, multi_avg_fn=_average)
         self.autocast = autocast_dtype(device)
         self.step = 0
         self.best: EpochRecord | None = None
         self.best_weights: dict[str, Tensor] = {}
         self.started = time.monotonic()
+
+    def _split(self, tokens: Tensor) -> None:
+        """Hold some of the rows out."""
+        device = self.model.device
+        shuffled = tokens[torch.randperm(len(tokens), generator=self.generator)]
+        held_out = min(MAX_VALIDATION_ROWS, round(VALIDATION_SHARE * len(tokens)))
+        # Too few rows to hold any out: they are their own validation.
+        self.train_rows = shuffled[held_out:].to(device)
+        self.validation_rows = (shuffled[:held_out] if held_out else shuffled).to(device)
+
+    def _start_biases(self) -> None:
+        self.model.start_from_marginals(self.train_rows)
 
     @property
     def averaged(self) -> TabularNVIB:
