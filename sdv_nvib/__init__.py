@@ -18,6 +18,7 @@ from sdv_nvib.errors import (
     TrainingError,
     UnknownValueError,
 )
+from sdv_nvib.private_training import PrivacyGuarantee
 from sdv_nvib.quality import QualityEvaluation, evaluate_quality, save_plot
 from sdv_nvib.report import write_report
 from sdv_nvib.synthesizer import NVIBSynthesizer, RowEncoding
@@ -32,6 +33,7 @@ __all__ = [
     'NVIBError',
     'NVIBSynthesizer',
     'NotFittedError',
+    'PrivacyGuarantee',
     'QualityEvaluation',
     'RowEncoding',
     'StorageError',

@@ -16,7 +16,7 @@ import json
 import math
 import os
 import platform
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -58,6 +58,7 @@ DCR_MARGIN = 0.03
 COPIES_MARGIN = 0.005
 AUC_MARGIN = 0.02
 RMSE_RATIO = 1.1
+PRIVACY_WORDS = ('DCR', 'copies', 'membership', 'bottleneck', 'disclosure', 'differential')
 
 
 @dataclass(frozen=True)
@@ -97,10 +98,25 @@ def _score(
     metadata: Metadata,
     test: pd.DataFrame | None,
     target: str | None,
+    attack: tuple[list[str] | None, list[str] | None],
+    of_model: pd.DataFrame | None,
     seed: int,
 ) -> _Scored:
     """Score the synthetic rows, then real rows in their place."""
-    evaluation = evaluate_quality(real, synthetic, metadata, test=test, target=target, seed=seed)
+    sensitive, known = attack
+    evaluation = evaluate_quality(
+        real,
+        synthetic,
+        metadata,
+        test=test,
+        target=target,
+        sensitive=sensitive,
+        known=known,
+        seed=seed,
+    )
+    if of_model is not None:
+        summary = pd.concat([evaluation.summary, of_model], ignore_index=True)
+        evaluation = replace(evaluation, summary=summary)
     if test is None:
         order = np.random.default_rng(seed).permutation(len(real))
         half = max(1, len(real) // 2)
@@ -111,7 +127,7 @@ def _score(
         words = f'the {len(test):,} real test rows against the real rows'
     return _Scored(
         evaluation,
-        evaluate_quality(base, second, metadata, seed=seed),
+        evaluate_quality(base, second, metadata, sensitive=sensitive, known=known, seed=seed),
         words,
         pair_errors(real, synthetic, metadata),
         pair_errors(base, second, metadata),
@@ -180,7 +196,7 @@ def _group(measure: str) -> str:
     """Return the heading that a measure stands under."""
     if measure.startswith('utility'):
         return 'Utility'
-    if any(word in measure for word in ('DCR', 'copies', 'membership', 'bottleneck')):
+    if any(word in measure for word in PRIVACY_WORDS):
         return 'Privacy'
     return 'Diagnostic' if 'diagnostic' in measure else 'Quality'
 
@@ -204,7 +220,9 @@ def _measures(scored: _Scored) -> dict[str, list[dict[str, str]]]:
         second[measure] = 0.5 if measure == 'DCR share' else 1.0
     hidden = {'trend error floor %', 'utility of real rows', 'exact copies among test rows'}
     groups: dict[str, list[dict[str, str]]] = {}
-    for measure, value, _, meaning in scored.synthetic.summary.itertuples(index=False):
+    for measure, value, ideal, meaning in scored.synthetic.summary.itertuples(index=False):
+        if measure.startswith('membership'):
+            second[measure] = ideal  # chance
         if measure not in hidden:
             row = {
                 'measure': measure.removesuffix(' %'),
@@ -332,7 +350,10 @@ def write_report(
     *,
     test: Table | None = None,
     target: str | None = None,
+    sensitive: list[str] | None = None,
+    known: list[str] | None = None,
     seed: int = 0,
+    of_model: pd.DataFrame | None = None,
     history: pd.DataFrame | None = None,
     parameters: dict[str, Any] | None = None,
     verbose: bool = False,
@@ -348,7 +369,10 @@ def write_report(
             synthetic ones, and privacy can be judged with them alone. Without them the two halves
             of the real table are compared, and the page says so.
         target: Column to predict, for utility.
+        sensitive: Columns that an attacker may want to know, for disclosure protection.
+        known: Columns that the attacker knows; `None` for all that are not sensitive.
         seed: Seed of every random choice of the scores.
+        of_model: Measures of the model itself, as more rows of the evaluation's summary.
         history: Losses by epoch, as `NVIBSynthesizer.get_loss_values` returns them.
         parameters: How the synthetic rows were made: name to value.
         verbose: Show a progress line.
@@ -362,9 +386,10 @@ def write_report(
     table = next(iter(metadata.to_dict()['tables']), '')
     real_rows, made_rows = _rows(real, 'real', table), _rows(synthetic, 'synthetic', table)
     test_rows = None if test is None else _rows(test, 'test', table)
-    known = [real_rows, made_rows, *([] if test_rows is None else [test_rows])]
+    tables = [real_rows, made_rows, *([] if test_rows is None else [test_rows])]
+    attack = sensitive, known
     with tqdm(total=4, desc='Scoring', disable=not verbose, unit='step') as progress:
-        scored = _score(real_rows, made_rows, metadata, test_rows, target, seed)
+        scored = _score(real_rows, made_rows, metadata, test_rows, target, attack, of_model, seed)
         progress.update()
         progress.set_description('Columns')
         both = real_rows, made_rows, metadata
@@ -380,7 +405,7 @@ def write_report(
             title=table,
             verdicts=[
                 _likeness(scored),
-                _privacy(scored, min(map(len, known))),
+                _privacy(scored, min(map(len, tables))),
                 _usefulness(scored, target, is_number),
             ],
             measures=_measures(scored),
