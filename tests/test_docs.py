@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PAGES = sorted((ROOT / 'docs' / 'pages').glob('*.md'))
 # Minutes to hours; they take data or train fully.
-LONG = ('ablations', 'benchmark', 'on_demand', 'quickstart')
+LONG = ('ablations', 'benchmark', 'on_demand', 'privacy_cost', 'quickstart')
 EXAMPLES = [path for path in sorted((ROOT / 'examples').glob('*.py')) if path.stem not in LONG]
 
 pytestmark = [
