@@ -19,6 +19,7 @@ from sdv_nvib.errors import (
     UnknownValueError,
     WorkerError,
 )
+from sdv_nvib.private_training import PrivacyGuarantee
 from sdv_nvib.quality import QualityEvaluation, evaluate_quality, save_plot
 from sdv_nvib.report import write_report
 from sdv_nvib.synthesizer import NVIBSynthesizer, RowEncoding
@@ -33,6 +34,7 @@ __all__ = [
     'NVIBError',
     'NVIBSynthesizer',
     'NotFittedError',
+    'PrivacyGuarantee',
     'QualityEvaluation',
     'RowEncoding',
     'StorageError',

@@ -210,6 +210,8 @@ scoring_options = _options(
     click.argument('real', type=IN_FILE),
     click.option('--test', type=IN_FILE, help='Real rows not fitted on, for privacy and utility.'),
     click.option('--target', help='Column to predict, for utility.'),
+    click.option('--sensitive', multiple=True, help='Column that an attacker wants to know.'),
+    click.option('--known', multiple=True, help='Column that an attacker knows.'),
     click.option('--rows', type=click.IntRange(1), help='Rows to sample; as many as REAL has.'),
 )
 
@@ -429,6 +431,8 @@ def evaluate(
     real: Path,
     test: Path | None,
     target: str | None,
+    sensitive: tuple[str, ...],
+    known: tuple[str, ...],
     rows: int | None,
     output: Path | None,
     force: bool,
@@ -449,6 +453,8 @@ def evaluate(
         rows,
         test=None if test is None else _read_table(test, metadata),
         target=target,
+        sensitive=list(sensitive),
+        known=list(known) or None,
         verbose=not quiet,
     )
     _write_table(evaluation.summary, output)
@@ -464,6 +470,8 @@ def report(
     real: Path,
     test: Path | None,
     target: str | None,
+    sensitive: tuple[str, ...],
+    known: tuple[str, ...],
     rows: int | None,
     output: Path,
     force: bool,
@@ -483,6 +491,8 @@ def report(
         rows,
         test=None if test is None else _read_table(test, metadata),
         target=target,
+        sensitive=list(sensitive),
+        known=list(known) or None,
         verbose=not quiet,
     )
     click.echo(output)

@@ -15,8 +15,10 @@ from __future__ import annotations
 
 import contextlib
 import math
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,6 +48,8 @@ FLOOR_REPEATS = 5
 DISTANCE_CHUNK = 500
 NEIGHBOUR = 5
 SDMETRICS_DCR_ROWS = 1_000
+DISCLOSURE_ROWS = 10_000
+RESAMPLES = 200
 DISTANCE_AUC = 'membership inference by distance (AUC)'
 DISTANCE_TPR = 'membership inference by distance (TPR at 1 % FPR)'
 REAL_COLOUR, SYNTHETIC_COLOUR = '#0072B2', '#E69F00'  # Okabe and Ito: safe for colour-blind eyes
@@ -847,22 +851,29 @@ class MembershipInference:
         auc: Area under the ROC curve; 0.5 is chance.
         tpr_at_1_percent: Share of training rows found at a false-positive rate of 1 %; 0.01 is
             chance.
+        auc_interval: Where the AUC of 95 % of bootstrap resamples of the rows lies.
+        tpr_interval: The same of the true-positive rate.
         false_positive_rates: The ROC curve.
         true_positive_rates: The ROC curve.
     """
 
     auc: float
     tpr_at_1_percent: float
+    auc_interval: tuple[float, float]
+    tpr_interval: tuple[float, float]
     false_positive_rates: np.ndarray = field(repr=False)
     true_positive_rates: np.ndarray = field(repr=False)
 
 
-def membership_inference(members: np.ndarray, others: np.ndarray) -> MembershipInference:
+def membership_inference(
+    members: np.ndarray, others: np.ndarray, *, seed: int = 0
+) -> MembershipInference:
     """Return the attack that takes the rows with the highest scores for training rows.
 
     Args:
         members: Scores of training rows, `(N,)`.
         others: Scores of unseen rows of the same kind, `(M,)`.
+        seed: Seed of the bootstrap.
 
     Raises:
         InvalidParameterError: If there are no scores of one kind.
@@ -871,21 +882,108 @@ def membership_inference(members: np.ndarray, others: np.ndarray) -> MembershipI
         Carlini et al., Membership Inference Attacks From First Principles, IEEE S&P 2022, for the
         true-positive rate at a low false-positive rate.
     """
-    from sklearn.metrics import auc, roc_curve
-
     if not len(members) or not len(others):
         raise InvalidParameterError(
             f'membership_inference needs scores of training rows and of unseen ones, received '
             f'{len(members)} and {len(others)}.'
         )
+    auc, tpr, false, true = _attack(members, others)
+    rng = np.random.default_rng(seed)
+    resampled = [
+        _attack(*(scores[rng.integers(len(scores), size=len(scores))] for scores in both))[:2]
+        for both in [(members, others)] * RESAMPLES
+    ]
+    low, high = np.quantile(np.array(resampled), [0.025, 0.975], axis=0).tolist()
+    return MembershipInference(auc, tpr, (low[0], high[0]), (low[1], high[1]), false, true)
+
+
+def _attack(members: np.ndarray, others: np.ndarray) -> tuple[float, float, np.ndarray, np.ndarray]:
+    """AUC, true-positive rate at 1 % false positives, and the ROC curve."""
+    from sklearn.metrics import auc, roc_curve
+
     is_member = np.repeat([1, 0], [len(members), len(others)])
     false, true, _ = roc_curve(is_member, np.concatenate([members, others]))
-    return MembershipInference(
-        auc=float(auc(false, true)),
-        tpr_at_1_percent=float(true[false <= 0.01].max()),
-        false_positive_rates=false,
-        true_positive_rates=true,
-    )
+    return float(auc(false, true)), float(true[false <= 0.01].max()), false, true
+
+
+def disclosure_protection(
+    real: Table,
+    synthetic: Table,
+    metadata: Metadata,
+    sensitive: str,
+    known: list[str] | None = None,
+    *,
+    seed: int = 0,
+    max_rows: int = DISCLOSURE_ROWS,
+) -> float:
+    """Return how badly a column of real rows is guessed from others by help of synthetic rows.
+
+    The attacker knows some columns of a real row, looks up the synthetic rows that agree in all of
+    them and guesses the sensitive column as these have it; real rows without such synthetic rows
+    are left out. Numbers and dates are cut into 10 bins. Guessing well need not give a row away:
+    compare with what unseen real rows in place of the synthetic ones score.
+
+    Args:
+        real: Real rows the synthesizer was trained on.
+        synthetic: Synthetic rows.
+        metadata: Metadata with one table.
+        sensitive: Column that the attacker wants to know.
+        known: Columns that the attacker knows; all other modelled ones if `None`. The fewer, the
+            more rows agree.
+        seed: Seed of the subsamples.
+        max_rows: Largest number of rows used of each table.
+
+    Returns:
+        SDMetrics' DisclosureProtection in [0, 1]: 1 if the attacker does no better than guessing
+        blindly. NaN where no row can be looked up.
+
+    Raises:
+        InvalidParameterError: If tables and metadata do not fit, or a column is not modelled.
+
+    Source:
+        Correct attribution probability: Taub, Elliot, Pampaka and Smith, PSD 2018.
+    """
+    from sdmetrics.single_table import DisclosureProtection
+
+    columns = _modelled_columns(_table_metadata(metadata)[1])
+    keys = _known_columns(columns, [sensitive], known)
+    rng = np.random.default_rng(seed)
+    tables = []
+    for name, table in (('real', real), ('synthetic', synthetic)):
+        frame = _frame(table, metadata, name)
+        frame = frame.iloc[rng.permutation(len(frame))[:max_rows]].reset_index(drop=True)
+        values = {
+            column: _text(frame[column])
+            if columns[column]['sdtype'] in LABEL_SDTYPES
+            else _number(frame[column], columns[column])
+            for column in [*keys, sensitive]
+        }
+        tables.append(pd.DataFrame(values))
+    numbers = [c for c in [*keys, sensitive] if columns[c]['sdtype'] not in LABEL_SDTYPES]
+    with warnings.catch_warnings():
+        warnings.filterwarnings('ignore', message='Mean of empty slice')
+        return float(
+            DisclosureProtection.compute(
+                *tables,
+                known_column_names=keys,
+                sensitive_column_names=[sensitive],
+                continuous_column_names=numbers,
+            )
+        )
+
+
+def _known_columns(
+    columns: dict[str, dict[str, Any]], sensitive: list[str], known: list[str] | None
+) -> list[str]:
+    """What an attacker knows: the named columns, or all that are not sensitive."""
+    wrong = [name for name in [*sensitive, *(known or [])] if name not in columns]
+    keys = [name for name in columns if name not in sensitive] if known is None else list(known)
+    if wrong or not keys or set(keys) & set(sensitive):
+        raise InvalidParameterError(
+            'sensitive and known must name different modelled columns, at least one each, received '
+            f'{sensitive} and {known}. Possible: {list(columns)}.'
+        )
+    return keys
 
 
 def distance_attack(
@@ -1168,9 +1266,39 @@ def _add_privacy(
         'Synthetic rows as near to a training row as the nearest 1 % of unseen rows are.',
     )
     attack = distance_attack(real, test, synthetic, metadata, seed=seed)
-    note = 'of an attacker who takes rows near to synthetic ones for training rows.'
-    out.add(DISTANCE_AUC, attack.auc, 0.5, f'ROC AUC {note}')
-    out.add(DISTANCE_TPR, attack.tpr_at_1_percent, 0.01, f'True positives at 1 % false ones {note}')
+    note = 'An attacker with the synthetic rows alone takes those near to one for training rows'
+    for measure, value, ideal, interval in (
+        (DISTANCE_AUC, attack.auc, 0.5, attack.auc_interval),
+        (DISTANCE_TPR, attack.tpr_at_1_percent, 0.01, attack.tpr_interval),
+    ):
+        out.add(measure, value, ideal, f'{note}; {interval_text(interval)}.')
+
+
+def interval_text(interval: tuple[float, float]) -> str:
+    """Return a bootstrap interval in words."""
+    return f'95 % interval {interval[0]:.3f} to {interval[1]:.3f}'
+
+
+def _add_disclosure(
+    out: _Summary,
+    real: pd.DataFrame,
+    synthetic: pd.DataFrame,
+    metadata: Metadata,
+    sensitive: list[str],
+    known: list[str] | None,
+    seed: int,
+) -> None:
+    """Add how badly each sensitive column is guessed."""
+    keys = 'all others that are not sensitive' if known is None else ', '.join(known)
+    columns = _known_columns(_modelled_columns(_table_metadata(metadata)[1]), sensitive, known)
+    for name in sensitive:
+        out.add(
+            f'disclosure protection of {name}',
+            partial(disclosure_protection, real, synthetic, metadata, name, columns, seed=seed),
+            1,
+            f'Guessing {name!r} of a training row from synthetic rows by the columns known '
+            f'({keys}); 1: as good as blind guessing.',
+        )
 
 
 def evaluate_quality(
@@ -1180,6 +1308,8 @@ def evaluate_quality(
     *,
     test: Table | None = None,
     target: str | None = None,
+    sensitive: list[str] | None = None,
+    known: list[str] | None = None,
     seed: int = 0,
     verbose: bool = False,
 ) -> QualityEvaluation:
@@ -1193,6 +1323,8 @@ def evaluate_quality(
             protection and a fair utility. Without it the utility is scored on a quarter of the
             real rows, which the synthesizer has seen; the summary says so.
         target: Column to predict for the utility; none, no utility.
+        sensitive: Columns that an attacker may want to know, for disclosure protection.
+        known: Columns that the attacker knows; `None` for all that are not sensitive.
         seed: Seed of every random choice; equal seeds give equal scores.
         verbose: Show a progress line.
 
@@ -1213,6 +1345,8 @@ def evaluate_quality(
     test_rows = None if test is None else _frame(test, metadata, 'test')
     if target is not None:
         _check_target(target, metadata)
+    if sensitive:
+        _known_columns(_modelled_columns(_table_metadata(metadata)[1]), sensitive, known)
     _encode([real_rows.iloc[:1]], metadata)  # raises early if there is nothing to score
     both, out = (real_rows, made_rows, metadata), _Summary()
     with tqdm(total=4, desc='Scoring', disable=not verbose, unit='step') as progress:
@@ -1224,6 +1358,8 @@ def evaluate_quality(
         _add_utility(out, real_rows, made_rows, test_rows, metadata, target, seed)
         progress.update()
         _add_privacy(out, real_rows, made_rows, test_rows, metadata, seed)
+        if sensitive:
+            _add_disclosure(out, real_rows, made_rows, metadata, list(sensitive), known, seed)
         progress.update()
     return QualityEvaluation(*reports, out.frame(), *errors)
 

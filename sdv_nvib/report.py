@@ -56,6 +56,7 @@ DCR_MARGIN = 0.03
 COPIES_MARGIN = 0.005
 AUC_MARGIN = 0.02
 RMSE_RATIO = 1.1
+PRIVACY_WORDS = ('DCR', 'copies', 'membership', 'bottleneck', 'disclosure', 'differential')
 
 
 @dataclass(frozen=True)
@@ -90,9 +91,11 @@ def _with_second(
     real: pd.DataFrame,
     metadata: Metadata,
     test: pd.DataFrame | None,
+    attack: tuple[list[str] | None, list[str] | None],
     seed: int,
 ) -> _Scored:
     """Score real rows in place of the synthetic ones."""
+    sensitive, known = attack
     if test is None:
         order = np.random.default_rng(seed).permutation(len(real))
         half = max(1, len(real) // 2)
@@ -101,7 +104,10 @@ def _with_second(
     else:
         base, second = real, test
         words = f'the {len(test):,} real test rows against the real rows'
-    return _Scored(evaluation, evaluate_quality(base, second, metadata, seed=seed), words)
+    of_second = evaluate_quality(
+        base, second, metadata, sensitive=sensitive, known=known, seed=seed
+    )
+    return _Scored(evaluation, of_second, words)
 
 
 def _likeness(scored: _Scored) -> _Verdict:
@@ -166,7 +172,7 @@ def _group(measure: str) -> str:
     """Return the heading that a measure stands under."""
     if measure.startswith('utility'):
         return 'Utility'
-    if any(word in measure for word in ('DCR', 'copies', 'membership', 'bottleneck')):
+    if any(word in measure for word in PRIVACY_WORDS):
         return 'Privacy'
     return 'Diagnostic' if 'diagnostic' in measure else 'Quality'
 
@@ -319,6 +325,8 @@ def write_report(
     *,
     test: Table | None = None,
     target: str | None = None,
+    sensitive: list[str] | None = None,
+    known: list[str] | None = None,
     seed: int = 0,
     history: pd.DataFrame | None = None,
     parameters: dict[str, Any] | None = None,
@@ -336,6 +344,8 @@ def write_report(
             synthetic ones, and privacy can be judged with them alone. Without them the two halves
             of the real table are compared, and the page says so.
         target: Column to predict, for utility.
+        sensitive: Columns that an attacker may want to know, for disclosure protection.
+        known: Columns that the attacker knows; `None` for all that are not sensitive.
         seed: Seed of every random choice of the scores.
         history: Losses by epoch, as `NVIBSynthesizer.get_loss_values` returns them.
         parameters: How the synthetic rows were made: name to value.
@@ -351,14 +361,21 @@ def write_report(
     table = next(iter(metadata.to_dict()['tables']), '')
     real_rows, made_rows = _rows(real, 'real', table), _rows(synthetic, 'synthetic', table)
     test_rows = None if test is None else _rows(test, 'test', table)
-    known = [real_rows, made_rows, *([] if test_rows is None else [test_rows])]
+    tables = [real_rows, made_rows, *([] if test_rows is None else [test_rows])]
     both = real_rows, made_rows, metadata
     if evaluation is None:
         evaluation = evaluate_quality(
-            *both, test=test_rows, target=target, seed=seed, verbose=verbose
+            *both,
+            test=test_rows,
+            target=target,
+            sensitive=sensitive,
+            known=known,
+            seed=seed,
+            verbose=verbose,
         )
+    attack = sensitive, known
     with tqdm(total=4, desc='Writing the report', disable=not verbose, unit='step') as progress:
-        scored = _with_second(evaluation, real_rows, metadata, test_rows, seed)
+        scored = _with_second(evaluation, real_rows, metadata, test_rows, attack, seed)
         progress.update()
         columns = _columns(bin_tables(*both), evaluation.shape_errors)
         progress.update()
@@ -370,7 +387,7 @@ def write_report(
             title=table,
             verdicts=[
                 _likeness(scored),
-                _privacy(scored, min(map(len, known))),
+                _privacy(scored, min(map(len, tables))),
                 _usefulness(scored, target, is_number),
             ],
             measures=_measures(scored),

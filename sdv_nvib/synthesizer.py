@@ -12,7 +12,7 @@ import math
 import os
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -31,6 +31,7 @@ from tqdm.auto import tqdm
 from sdv_nvib._version import __version__
 from sdv_nvib.batches import BatchFile, BatchProgress
 from sdv_nvib.conditions import assign_draws, meets, with_given_values
+from sdv_nvib.domain import public_schema, public_table, require_domain
 from sdv_nvib.errors import (
     ConditionError,
     InvalidParameterError,
@@ -63,6 +64,7 @@ from sdv_nvib.persistence import (
     store_schema,
     write_folder,
 )
+from sdv_nvib.private_training import PrivacyGuarantee, PrivateTrainer
 from sdv_nvib.processes import from_first, process_rank_and_count, require_equal
 from sdv_nvib.processor import (
     can_be_written,
@@ -83,6 +85,7 @@ from sdv_nvib.quality import (
     MembershipInference,
     QualityEvaluation,
     evaluate_quality,
+    interval_text,
     membership_inference,
 )
 from sdv_nvib.report import write_report
@@ -181,6 +184,12 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
             from means of at least so many rows, the extremes by the mean of the rows next to
             them, before anything is learned. 1, the default, keeps all, and the model keeps
             training values inside its bins.
+        target_epsilon: Fit with differential privacy of this epsilon, by DP-SGD; needs the extra
+            `dp`. The metadata must say what values each column may have, and sampled rows keep to
+            it; nothing else is learned of the rows but what the noise covers. The number of rows,
+            the metadata and the arguments are not protected. `None`, the default, is without.
+        target_delta: Probability that the bound of epsilon may fail with; below one in the number
+            of rows.
         seed: Seed of the fit.
         verbose: Show a progress line while fitting.
         enable_gpu: Use CUDA or MPS where there is one.
@@ -203,6 +212,7 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
     _checkpoint: Checkpoint | None = None
     _drawn: int = 0  # rows since the generators of keys were reset
     _files: TableFiles | None = None  # of the fit under way
+    _privacy_guarantee: PrivacyGuarantee | None = None
     _model_sdtype_transformers: ClassVar = {'categorical': None, 'boolean': None, 'ordinal': None}
 
     def __init__(
@@ -230,6 +240,8 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
         rare_category_threshold: int = 1,
         rare_category_replacement: str = 'frequent',
         numerical_threshold: int = 1,
+        target_epsilon: float | None = None,
+        target_delta: float = 1e-6,
         seed: int = 0,
         verbose: bool = False,
         enable_gpu: bool = True,
@@ -255,6 +267,8 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
         self.rare_category_threshold = rare_category_threshold
         self.rare_category_replacement = rare_category_replacement
         self.numerical_threshold = numerical_threshold
+        self.target_epsilon = target_epsilon
+        self.target_delta = target_delta
         self.seed = seed
         self.verbose = verbose
         self.enable_gpu = enable_gpu
@@ -265,6 +279,8 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
             enforce_rounding=enforce_rounding,
             locales=locales,
         )
+        if target_epsilon is not None:
+            self._require_private()
 
     def _validate_parameters(self) -> None:
         for name in ('epochs', 'batch_size'):
@@ -294,6 +310,9 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
             if getattr(self, name) is not None:
                 self._require_real(name, 0, float('inf'), open_above=True)
         self._require_real('delta', 0, 1)
+        if self.target_epsilon is not None:
+            self._require_real('target_epsilon', 0, float('inf'), open_below=True, open_above=True)
+        self._require_real('target_delta', 0, 1, open_below=True, open_above=True)
         if self.d_model % self.nhead:
             raise InvalidParameterError(
                 f'nhead must divide d_model, received nhead={self.nhead} and '
@@ -344,6 +363,69 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
                 f'{name} must be a number in {interval}, received {value!r}.'
             )
 
+    # Differential privacy
+
+    def _require_private(self) -> None:
+        """Refuse what would learn of the rows without noise."""
+        for name, harmless in (
+            ('rare_category_threshold', 1),
+            ('numerical_threshold', 1),
+            ('latent_source', 'prior'),
+        ):
+            if getattr(self, name) != harmless:
+                raise InvalidParameterError(
+                    f'{name} must be {harmless!r} with target_epsilon, received '
+                    f'{getattr(self, name)!r}: it goes by the rows without noise. Leave it out.'
+                )
+        described = self._original_metadata.tables[self._table_name]
+        if getattr(self, '_composite_keys', None):
+            raise InvalidParameterError(
+                f"Table '{self._table_name}' must not have a key of several columns with "
+                'target_epsilon: SDV learns their combinations from the rows. Remove the key.'
+            )
+        keys = described._get_primary_and_alternate_keys() | described._get_set_of_sequence_keys()
+        require_domain(self._table_name, described.columns, keys)
+
+    def _public_table(self, table: pd.DataFrame | None = None) -> pd.DataFrame:
+        """The table that transformers learn from; of `table`, only which ids are numbers."""
+        columns = self._get_table_metadata().columns
+        names = columns if table is None else table.columns
+        numeric = [] if table is None else [str(name) for name in table.select_dtypes('number')]
+        return public_table({name: columns[name] for name in names}, numeric)
+
+    def _public_schema(self) -> TableSchema:
+        processed = self._data_processor.transform(self._public_table())
+        transformers = self._data_processor._hyper_transformer.field_transformers
+        for name in processed:
+            if type(transformers.get(name)) not in (
+                type(None),
+                FloatFormatter,
+                UnixTimestampEncoder,
+            ):
+                raise InvalidParameterError(
+                    f"Table '{self._table_name}', column '{name}' must have SDV's default "
+                    f'transformer with target_epsilon, received {transformers[name]}. Do not '
+                    'update it.'
+                )
+        return public_schema(self._get_table_metadata().columns, processed)
+
+    def _auto_assign_transformers(self, data: dict[str, pd.DataFrame]) -> None:
+        if self.target_epsilon is not None:
+            data = {name: self._public_table(table) for name, table in data.items()}
+        super()._auto_assign_transformers(data)
+
+    @property
+    def privacy_guarantee(self) -> PrivacyGuarantee | None:
+        """What the fit has spent, `None` without `target_epsilon` or before `fit`."""
+        return self._privacy_guarantee
+
+    def get_info(self) -> dict[str, Any]:
+        """SDV's information about the synthesizer, with `differential_privacy` where there is."""
+        info = super().get_info()
+        if self._privacy_guarantee is not None:
+            info['differential_privacy'] = asdict(self._privacy_guarantee)
+        return info
+
     # Preparing the table
 
     def _update_default_transformers(self) -> None:
@@ -369,6 +451,9 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
         Args:
             constraints: Constraints to hold in every sampled row.
 
+        Raises:
+            InvalidParameterError: With `target_epsilon`: constraints learn from the rows.
+
         Example:
             >>> from sdv.cag import Inequality
             >>> table = pd.DataFrame({'low': [1, 4, 2, 3] * 20, 'high': [5, 4, 7, 6] * 20})
@@ -381,6 +466,12 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
             >>> bool((ranges['low'] <= ranges['high']).all())
             True
         """
+        if self.target_epsilon is not None:
+            raise InvalidParameterError(
+                f"Table '{self._table_name}' cannot have constraints with target_epsilon, received "
+                f'{len(constraints)}: SDV fits them to the rows without noise. Leave them out, and '
+                'drop sampled rows that break a rule.'
+            )
         super().add_constraints(constraints)
         # SDV makes a new data processor for the changed metadata, with its own transformers.
         self._update_default_transformers()
@@ -501,7 +592,11 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
                 f"Table '{self._table_name}' must have at least one row, it has none. Fit on a "
                 'table with rows.'
             )
-        processed = super()._preprocess(table_data)
+        if self.target_epsilon is None:
+            processed = super()._preprocess(table_data)
+        else:
+            self._data_processor.fit(self._public_table(table_data))
+            processed = self._data_processor.transform(table_data)
         seed_generators(self._data_processor, self.seed)
         self._drawn = 0
         for name in keep_zones(self._data_processor, table_data):
@@ -594,11 +689,18 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
 
         Raises:
             InvalidTableError: The table cannot be modelled.
+            InvalidParameterError: With `target_epsilon`: a checkpoint, fewer rows than one in
+                `target_delta`, or an epsilon that no noise meets.
             TrainingError: The loss was no number in the first epoch.
             ModelFileError: The checkpoint is damaged, or of other data or arguments.
             StorageError: The folder cannot be written to; or could not any more during the fit,
                 and then the synthesizer is fitted all the same.
         """
+        if checkpoint is not None and self.target_epsilon is not None:
+            raise InvalidParameterError(
+                'fit cannot have a checkpoint with target_epsilon: the file would hold the secret '
+                'noise. Leave it out.'
+            )
         # Opened before anything else: a folder that cannot be used costs no fitted model.
         opened = None if checkpoint is None else Checkpoint(Path(checkpoint))
         self._checkpoint = opened
@@ -656,6 +758,11 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
             >>> len(synthesizer.sample(num_rows=10)['people'])
             10
         """
+        if self.target_epsilon is not None:
+            raise InvalidParameterError(
+                f'fit_dataset needs target_epsilon=None, received {self.target_epsilon}: training '
+                'with differential privacy takes the whole table. Use fit.'
+            )
         for name in ('rare_category_threshold', 'numerical_threshold'):
             if getattr(self, name) > 1:
                 raise InvalidParameterError(
@@ -683,6 +790,8 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
 
     def _learn_schema(self, processed: pd.DataFrame) -> TableSchema:
         """The vocabularies of a table, or of the files whose sample it is."""
+        if self.target_epsilon is not None:
+            return self._public_schema()
         summary = TableSummary(self._numerical_columns(processed), self._ordinal_values(processed))
         if self._files is None:
             summary.add(processed)
@@ -735,7 +844,7 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
             torch.manual_seed(self.seed)
             network = TabularNVIB(schema.positions, self._model_config())
             network.to(device)
-            trainer = Trainer(network, self._training_config())
+            trainer = self._trainer(network)
             with self._progress() as show:
 
                 def on_epoch(record: EpochRecord, share: float) -> None:
@@ -744,10 +853,26 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
                         checkpoint.save(trainer.state())
 
                 trainer.fit(tokens, on_epoch, resume)
+        self._privacy_guarantee = trainer.guarantee if isinstance(trainer, PrivateTrainer) else None
         remembers = self.generation == 'single-pass' and self.latent_source == 'posteriors'
         posteriors = remember_posteriors(network, trainer.rows.some) if remembers else None
         self._schema = schema
         self._model = FittedModel(network, trainer.history, self.enable_gpu, posteriors)
+
+    def _trainer(self, network: TabularNVIB) -> Trainer:
+        config = self._training_config()
+        if self.target_epsilon is None:
+            return Trainer(network, config)
+        # Whoever knows the seed can take the noise off: it is the system's, and forgotten.
+        rng = np.random.default_rng()
+        torch.manual_seed(int(rng.integers(2**62)))  # dropout's, inside the fork
+        return PrivateTrainer(
+            network,
+            replace(config, seed=int(rng.integers(2**62))),
+            rng=rng,
+            epsilon=self.target_epsilon,
+            delta=self.target_delta,
+        )
 
     def _model_config(self) -> ModelConfig:
         names = ModelConfig.__dataclass_fields__
@@ -767,13 +892,15 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
         Returns:
             One row per epoch: Epoch, Loss, Validation Loss, Reconstruction, Validation
             Reconstruction, L_G, L_D, Nats (through the bottleneck, per held-out row), Active
-            Components, Learning Rate, Seconds (since the start). Losses are nats per row.
+            Components, Learning Rate, Seconds (since the start). Losses are nats per row. There
+            are none with `target_epsilon`: they are taken from the rows without noise.
 
         Raises:
             NotFittedError: Nothing has been fitted yet.
         """
         self._validate_fit_before_sample()
-        records = pd.DataFrame([vars(record) for record in self._model.history])
+        names = EpochRecord.__dataclass_fields__
+        records = pd.DataFrame([vars(r) for r in self._model.history], columns=list(names))
         return records.rename(columns=LOSS_COLUMNS)[list(LOSS_COLUMNS.values())]
 
     def get_loss_values_plot(self, title: str = 'NVIB loss function') -> go.Figure:
@@ -900,6 +1027,9 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
                 'column_order': self._column_order,
                 'original_columns': encode_value(self._original_columns.to_list()),
                 'schema': columns,
+                'privacy': None
+                if self._privacy_guarantee is None
+                else asdict(self._privacy_guarantee),
                 **model,
             },
         }
@@ -965,6 +1095,16 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
         modelled = self._data_processor._hyper_transformer._output_columns
         if set(stored['column_order']) != columns or set(self._schema.names) != set(modelled):
             raise ModelFileError('The columns of metadata, transformers and model must agree.')
+        if (stored['privacy'] is None) != (self.target_epsilon is None):
+            raise ModelFileError(
+                'A privacy guarantee must come with target_epsilon, and only then.'
+            )
+        if stored['privacy'] is not None:
+            guarantee = PrivacyGuarantee(**stored['privacy'])
+            *numbers, accountant = vars(guarantee).values()
+            if not all(type(n) in (int, float) for n in numbers) or type(accountant) is not str:
+                raise ModelFileError('A privacy guarantee must be of numbers and an accountant.')
+            self._privacy_guarantee = guarantee
         self._column_order = list(stored['column_order'])
         self._original_columns = pd.Index(decode_value(stored['original_columns']))
         self._fitted_date = stored['fitted_date']
@@ -2132,6 +2272,8 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
         *,
         test: dict[str, pd.DataFrame] | pd.DataFrame | None = None,
         target: str | None = None,
+        sensitive: list[str] | None = None,
+        known: list[str] | None = None,
         verbose: bool = False,
     ) -> QualityEvaluation:
         """Sample rows and score them against real ones.
@@ -2141,6 +2283,8 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
             num_rows: Rows to sample; as many as the real table has when `None`.
             test: Real rows that were not fitted on, for utility and privacy.
             target: Column to predict, for utility.
+            sensitive: Columns that an attacker may want to know, for disclosure protection.
+            known: Columns that the attacker knows; `None` for all that are not sensitive.
             verbose: Show progress lines.
 
         Returns:
@@ -2151,7 +2295,7 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
         """
         real = real_data[self._table_name] if isinstance(real_data, dict) else real_data
         synthetic = self._sample_to_score(len(real) if num_rows is None else num_rows, verbose)
-        return self._score(real, synthetic, test, target, verbose)
+        return self._score(real, synthetic, test, target, (sensitive, known), verbose)
 
     def _sample_to_score(self, num_rows: int, verbose: bool) -> pd.DataFrame:
         """The table that `sample` draws, with SDV's progress line where it was asked for."""
@@ -2167,6 +2311,7 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
         synthetic: pd.DataFrame,
         test: dict[str, pd.DataFrame] | pd.DataFrame | None,
         target: str | None,
+        attack: tuple[list[str] | None, list[str] | None],
         verbose: bool,
     ) -> QualityEvaluation:
         """Score rows, and add what the model gives away."""
@@ -2176,6 +2321,8 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
             Metadata.load_from_dict(self._original_metadata.to_dict()),
             test=test,
             target=target,
+            sensitive=attack[0],
+            known=attack[1],
             seed=self.seed,
             verbose=verbose,
         )
@@ -2183,7 +2330,10 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
         return replace(evaluation, summary=summary.reset_index(drop=True))
 
     def membership_inference(
-        self, members: dict[str, pd.DataFrame], others: dict[str, pd.DataFrame]
+        self,
+        members: dict[str, pd.DataFrame],
+        others: dict[str, pd.DataFrame],
+        reference: 'NVIBSynthesizer | None' = None,
     ) -> MembershipInference:
         """Attack the model: take the rows that it finds likely for training rows.
 
@@ -2193,15 +2343,26 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
         Args:
             members: Table name to rows that the model was fitted to.
             others: Table name to rows of the same kind that it was not fitted to.
+            reference: A synthesizer fitted to neither: the attacker's own, whose likelihood says
+                how likely a row is anyway. What this model adds to it is a stronger sign.
 
         Raises:
             NotFittedError: Nothing has been fitted yet.
             InvalidParameterError: One of the tables has no rows.
         """
+        tables = [data[self._table_name] for data in (members, others)]
+        scores = self._attack_scores(tables)
+        if reference is not None:
+            anyway = reference._attack_scores(tables)
+            scores = [one - other for one, other in zip(scores, anyway, strict=True)]
+        return membership_inference(*scores, seed=self.seed)
+
+    def _attack_scores(self, tables: list[pd.DataFrame]) -> list[np.ndarray]:
+        """Likelihoods of rows; those with a value that is new are the least likely of all."""
         self._validate_fit_before_sample()
-        scores = [self._log_likelihood(data[self._table_name]) for data in (members, others)]
+        scores = [self._log_likelihood(table) for table in tables]
         least = min([0.0, *(one[np.isfinite(one)].min(initial=0.0) for one in scores)]) - 1.0
-        return membership_inference(*(np.maximum(one, least) for one in scores))
+        return [np.maximum(one, least) for one in scores]
 
     def _log_likelihood(self, table: pd.DataFrame) -> np.ndarray:
         """A bound for each of at most `ATTACK_ROWS` rows, minus infinity where a value is new."""
@@ -2220,26 +2381,46 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
         self, real: pd.DataFrame, test: dict[str, pd.DataFrame] | pd.DataFrame | None
     ) -> pd.DataFrame:
         """What the model, not its rows, gives away: the summary's last rows."""
-        nats = min(self._model.history, key=lambda r: r.validation_reconstruction).nats
-        rows = [
-            (
-                'nats through the bottleneck',
-                nats,
-                math.nan,
-                'Per held-out row. Bounds what remembered posteriors, and rows made from them, '
-                'reveal of their source row; not what the weights have memorised.',
+        rows = []
+        if self._model.history:
+            best = min(self._model.history, key=lambda r: r.validation_reconstruction)
+            rows.append(
+                (
+                    'nats through the bottleneck',
+                    best.nats,
+                    math.nan,
+                    'Per held-out row. Bounds what remembered posteriors, and rows made from them, '
+                    'reveal of their source row; not what the weights have memorised.',
+                )
             )
-        ]
+        spent = self._privacy_guarantee
+        if spent is not None:
+            rows.append(
+                (
+                    'differential privacy (epsilon)',
+                    spent.epsilon,
+                    math.nan,
+                    f'Of model and synthetic rows, with delta {spent.delta:.2g}: {spent.steps} '
+                    f'steps at sample rate {spent.sample_rate:.3g} and noise multiplier '
+                    f'{spent.noise_multiplier:.3g}. The number of rows, the metadata and these '
+                    'scores, which are taken from the real rows, are not protected.',
+                )
+            )
         names = ('AUC', 'TPR at 1 % FPR')
-        values, note = (math.nan, math.nan), 'Not taken: it needs `test`.'
+        values, note = (math.nan, math.nan), 'Not taken: it needs `test`'
+        intervals = ['', '']
         if test is not None:
             unseen = test[self._table_name] if isinstance(test, dict) else test
-            tables = ({self._table_name: table} for table in (real, unseen))
-            attack = self.membership_inference(*tables)
+            attack = self.membership_inference({self._table_name: real}, {self._table_name: unseen})
             values = (attack.auc, attack.tpr_at_1_percent)
-            note = 'An attacker with the model takes rows it finds likely for training rows.'
-        for name, value, ideal in zip(names, values, (0.5, 0.01), strict=True):
-            rows.append((f'membership inference by likelihood ({name})', value, ideal, note))
+            intervals = [
+                f'; {interval_text(interval)}'
+                for interval in (attack.auc_interval, attack.tpr_interval)
+            ]
+            note = 'An attacker with the model takes rows it finds likely for training rows'
+        for name, value, ideal, interval in zip(names, values, (0.5, 0.01), intervals, strict=True):
+            measure = f'membership inference by likelihood ({name})'
+            rows.append((measure, value, ideal, f'{note}{interval}.'))
         return pd.DataFrame(rows, columns=['measure', 'value', 'ideal', 'meaning'])
 
     def write_report(
@@ -2250,6 +2431,8 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
         *,
         test: dict[str, pd.DataFrame] | pd.DataFrame | None = None,
         target: str | None = None,
+        sensitive: list[str] | None = None,
+        known: list[str] | None = None,
         verbose: bool = False,
     ) -> QualityEvaluation:
         """Sample rows and write one HTML page about them, for readers who do not program.
@@ -2260,6 +2443,8 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
             num_rows: Rows to sample; as many as the real table has when `None`.
             test: Real rows that were not fitted on; without them the page cannot judge privacy.
             target: Column to predict, for utility.
+            sensitive: Columns that an attacker may want to know, for disclosure protection.
+            known: Columns that the attacker knows; `None` for all that are not sensitive.
             verbose: Show progress lines.
 
         Returns:
@@ -2275,11 +2460,13 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
             real,
             synthetic,
             Metadata.load_from_dict(self._original_metadata.to_dict()),
-            evaluation=self._score(real, synthetic, test, target, verbose),
+            evaluation=self._score(real, synthetic, test, target, (sensitive, known), verbose),
             test=test,
             target=target,
+            sensitive=sensitive,
+            known=known,
             seed=self.seed,
-            history=self.get_loss_values(),
+            history=self.get_loss_values() if self._model.history else None,
             parameters=self.get_parameters(),
             verbose=verbose,
         )
@@ -2316,6 +2503,9 @@ class _FitProgress:
 
     def _update(self, record: EpochRecord, share: float) -> None:
         self._bar.n = round(100 * share)
+        if math.isnan(record.loss):  # with differential privacy nobody may see it
+            self._bar.set_postfix_str(f'epoch {record.epoch}')
+            return
         self._bar.set_postfix_str(
             f'epoch {record.epoch}, loss {record.loss:.2f}, held-out '
             f'{record.validation_reconstruction:.2f}, reconstruction {record.reconstruction:.2f}, '

@@ -268,16 +268,8 @@ class Trainer:
         device = self.model.device
         self.generator = torch.Generator().manual_seed(self.config.seed)
         self.noise = torch.Generator(device).manual_seed(self.config.seed + 1)
-        if isinstance(tokens, Tensor):
-            tokens = RowsInMemory(tokens, self.generator, device)
-        self.rows = tokens
+        self.rows = self._source(tokens)
         num_rows = self.rows.num_rows
-        self.model.start_from_marginals(self.rows.some)
-        self.replica: nn.Module = self.model
-        if self.rows.num_processes > 1:  # from here on all have the first one's weights
-            # The maps of ordered tokens are unused where a table has no ordered column.
-            self.replica = DistributedDataParallel(self.model, find_unused_parameters=True)
-        self.average = AveragedModel(self.model, multi_avg_fn=_average)
         self.batch_size = min(num_rows, self.config.batch_size or _auto_batch_size(num_rows))
         # Every process has as many rows as any other: the mean of their gradients is the joint
         # batch's.
@@ -298,11 +290,26 @@ class Trainer:
             weight_decay=self.config.weight_decay,
             fused=device.type in ('cpu', 'cuda'),
         )
+        self._start_biases()
+        self.replica: nn.Module = self.model
+        if self.rows.num_processes > 1:  # from here on all have the first one's weights
+            # The maps of ordered tokens are unused where a table has no ordered column.
+            self.replica = DistributedDataParallel(self.model, find_unused_parameters=True)
+        self.average = AveragedModel(self.model, multi_avg_fn=_average)
         self.autocast = autocast_dtype(device)
         self.step = 0
         self.best: EpochRecord | None = None
         self.best_weights: dict[str, Tensor] = {}
         self.started = time.monotonic()
+
+    def _source(self, tokens: Tensor | Rows) -> Rows:
+        """Where the rows come from; some of those in memory are held out."""
+        if isinstance(tokens, Tensor):
+            return RowsInMemory(tokens, self.generator, self.model.device)
+        return tokens
+
+    def _start_biases(self) -> None:
+        self.model.start_from_marginals(self.rows.some)
 
     @property
     def averaged(self) -> TabularNVIB:

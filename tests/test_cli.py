@@ -84,10 +84,12 @@ def test_sample_writes_parts_and_goes_on(folder):
 
 def test_evaluate_and_report(folder):
     scored = [folder / 'model.pkl', folder / 'real.csv', '--test', folder / 'test.parquet']
-    result = run('evaluate', *scored, '--target', 'work_experience', '--rows', 50)
+    attacked = ['--sensitive', 'placed', '--known', 'gender', '--known', 'mba_spec']
+    result = run('evaluate', *scored, '--target', 'work_experience', '--rows', 50, *attacked)
     summary = pd.read_csv(io.StringIO(result.stdout))  # progress went to stderr
     values = summary.set_index('measure')['value']
-    assert {'SDMetrics quality', 'utility', 'DCR share'} <= set(values.dropna().index)
+    measured = {'SDMetrics quality', 'utility', 'DCR share', 'disclosure protection of placed'}
+    assert measured <= set(values.dropna().index)
     page = folder / 'page.html'
     result = run('report', *scored, '-o', page, '--rows', 50)
     assert 'Scoring' in result.stderr

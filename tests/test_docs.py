@@ -18,7 +18,15 @@ from sdv_nvib.cli import main
 ROOT = Path(__file__).parents[1]
 PAGES = sorted((ROOT / 'docs' / 'pages').glob('*.md'))
 # Minutes to hours; they take data or train fully.
-LONG = ('ablations', 'benchmark', 'large_scale', 'on_demand', 'quickstart')
+LONG = (
+    'ablations',
+    'benchmark',
+    'bottleneck',
+    'large_scale',
+    'on_demand',
+    'privacy_cost',
+    'quickstart',
+)
 EXAMPLES = [path for path in sorted((ROOT / 'examples').glob('*.py')) if path.stem not in LONG]
 
 pytestmark = [

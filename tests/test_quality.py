@@ -374,3 +374,60 @@ def test_scores_of_an_attack_have_known_answers():
     assert (attack.auc, attack.tpr_at_1_percent) == (0.5, 0.0)
     with pytest.raises(InvalidParameterError, match='received 0 and 1'):
         quality.membership_inference(np.empty(0), np.ones(1))
+
+
+def test_bootstrap_intervals_hold_the_truth_and_narrow_with_rows():
+    rng = np.random.default_rng(0)
+    widths = []
+    for rows in (200, 3200):
+        attack = quality.membership_inference(rng.normal(1, 1, rows), rng.normal(size=rows))
+        low, high = attack.auc_interval
+        assert low < 0.7602 < high  # the AUC of two normals one standard deviation apart
+        assert low < attack.auc < high
+        low, high = attack.tpr_interval
+        assert low < 0.0924 < high  # P(Z > 2.326 - 1)
+        widths.append(high - low)
+    assert widths[1] < widths[0] / 2
+    again = [quality.membership_inference(np.arange(9.0), np.arange(8.0)) for _ in range(2)]
+    assert again[0].auc_interval == again[1].auc_interval
+
+
+# Disclosure
+
+
+def make_disclosure(rows, seed, flip):
+    """A number that tells a secret but for a share that is flipped."""
+    rng = np.random.default_rng(seed)
+    x = rng.integers(0, 10, rows)
+    secret = np.where(rng.random(rows) < flip, 1 - x % 2, x % 2)
+    return pd.DataFrame({'x': x.astype(float), 'other': rng.choice(list('ab'), rows), 's': secret})
+
+
+DISCLOSURE = make_metadata(x='numerical', other='categorical', s='categorical')
+
+
+def test_disclosure_protection_of_known_attacks():
+    real = make_disclosure(600, 1, 0.0)
+    told, noise = make_disclosure(600, 2, 0.0), make_disclosure(600, 3, 0.5)
+    score = quality.disclosure_protection
+    assert score(real, told, DISCLOSURE, 's', ['x']) == 0.0
+    assert score(real, told, DISCLOSURE, 's') == 0.0
+    assert score(real, noise, DISCLOSURE, 's', ['x']) == pytest.approx(1.0, abs=0.1)
+    assert score(real, told, DISCLOSURE, 's', ['other']) == pytest.approx(1.0, abs=0.1)
+    half = make_disclosure(3000, 4, 0.25)
+    assert score(real, half, DISCLOSURE, 's', ['x']) == pytest.approx(0.5, abs=0.1)
+    # a missing value and labels of another type are values like any other
+    text = told.astype({'s': str}).mask(told['x'] == 3)
+    assert score(real, text, DISCLOSURE, 's', ['x']) == 0.0
+
+
+def test_evaluation_scores_the_named_columns_and_refuses_others():
+    real, made = make_disclosure(60, 1, 0.0), make_disclosure(60, 2, 0.0)
+    summary = quality.evaluate_quality(
+        real, made, DISCLOSURE, sensitive=['s', 'other'], known=['x']
+    ).to_dict()
+    assert summary['disclosure protection of s'] == 0.0
+    assert summary['disclosure protection of other'] > 0.7
+    for sensitive, known in ((['gone'], None), (['s'], ['s']), (['s', 'x', 'other'], None)):
+        with pytest.raises(InvalidParameterError, match='sensitive and known must name different'):
+            quality.evaluate_quality(real, made, DISCLOSURE, sensitive=sensitive, known=known)

@@ -102,6 +102,39 @@ def test_no_value_of_a_row_is_in_the_page(page):
     assert '87.654' not in own  # the metadata name the ends of the range
 
 
+def test_sensitive_columns_and_measures_of_the_model_stand_under_privacy(tmp_path):
+    columns = {name: COLUMNS[name] for name in ('x', 'kind')}
+    real, made, test = (make_table(60, seed)[list(columns)] for seed in (1, 2, 3))
+    of_model = pd.DataFrame(
+        [
+            ('nats through the bottleneck', 12.345, np.nan, 'Bounds.'),
+            ('membership inference by likelihood (AUC)', 0.512, 0.5, 'Attack.'),
+        ],
+        columns=['measure', 'value', 'ideal', 'meaning'],
+    )
+    path = write_report(
+        tmp_path / 'p.html',
+        real,
+        made,
+        make_metadata(columns),
+        test=test,
+        sensitive=['kind'],
+        known=['x'],
+        of_model=of_model,
+    )
+    text = path.read_text(encoding='utf-8')
+    privacy = text[text.index('<h3 id="scores-privacy"') :]
+    privacy = privacy[: privacy.index('</table>')]
+    for measure, value in (
+        ('disclosure protection of kind', None),
+        ('nats through the bottleneck', '12.345'),
+        ('membership inference by likelihood (AUC)', '0.512'),
+        ('membership inference by distance (TPR at 1 % FPR)', '0.010'),
+    ):
+        assert f'<th scope="row">{measure}<' in privacy
+        assert value is None or value in privacy
+
+
 def test_without_test_rows_privacy_is_not_judged(tmp_path):
     table = make_table(60, 1)[['x']]
     one = make_metadata({'x': {'sdtype': 'numerical'}})
