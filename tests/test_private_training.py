@@ -331,7 +331,8 @@ def test_nothing_that_is_kept_was_taken_from_rows_without_noise(fitted):
     assert fitted.get_loss_values().empty
     assert list(fitted.get_loss_values())[:2] == ['Epoch', 'Loss']
     assert fitted._model.posteriors is None
-    assert fitted.get_parameters()['seed'] == 0
+    parameters = fitted.get_parameters()
+    assert (parameters['seed'], parameters['target_epsilon']) == (0, 3.0)
 
 
 def test_saved_models_keep_their_guarantee(fitted, tmp_path):

@@ -116,6 +116,8 @@ def test_every_argument_is_stored_under_its_own_name():
         'rare_category_threshold': 3,
         'rare_category_replacement': 'missing',
         'numerical_threshold': 4,
+        'target_epsilon': None,  # it excludes some of the others
+        'target_delta': 1e-7,
         'seed': 5,
         'verbose': True,
         'enable_gpu': False,
