@@ -31,7 +31,7 @@ from sdv.data_processing.numerical_formatter import NumericalFormatter
 from sdv.metadata import Metadata
 
 if sys.version_info >= (3, 11):
-    from re import _parser as regex_parser
+    from re import _parser as regex_parser  # type: ignore[attr-defined]
 else:
     import sre_parse as regex_parser
 

@@ -538,7 +538,7 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
         """
         columns = self._get_table_metadata().columns
         keeps_all = self.rare_category_threshold == 1
-        values = {}
+        values: dict[Hashable, Sequence] = {}
         for name, column in columns.items():
             if column['sdtype'] == 'ordinal' and column.get('range_values'):
                 dtype = processed[name].dtype
