@@ -2,8 +2,6 @@
 
 import io
 import json
-import resource
-from contextlib import contextmanager
 
 import pandas as pd
 import pytest
@@ -122,21 +120,10 @@ def test_progress_goes_to_stderr_unless_it_is_quiet(folder):
     assert len(pd.read_csv(io.StringIO(result.stdout))) == 5
 
 
-@contextmanager
-def files_of_at_most(size):
-    """Writing more than `size` bytes to a file fails, as on a full disk."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
 @pytest.mark.parametrize('name', ['full.csv', 'full.csv.gz', 'full.parquet'])
-def test_a_full_disk_leaves_no_half_written_file(folder, name):
+def test_a_full_disk_leaves_no_half_written_file(folder, name, full_disk):
     before = sorted(folder.iterdir())
-    with files_of_at_most(4000):
+    with full_disk(4000):
         command = ['sample', folder / 'model.pkl', '--rows', 2000, '-o', folder / name, '--quiet']
         result = run(*command, code=1)
     assert result.stderr.startswith('Error: ')
