@@ -1236,7 +1236,8 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
         rng = np.random.default_rng(self.seed)
         columns = {}
         for name, wanted in shares.items():
-            parts = np.array(list(wanted.values()), dtype=float)
+            weights = pd.Series(list(wanted.values()), dtype=object)
+            parts = pd.to_numeric(weights, errors='coerce').to_numpy(dtype=float)
             if not (np.isfinite(parts) & (parts >= 0)).all() or not parts.sum() > 0:
                 raise InvalidParameterError(
                     f"shares of column '{name}' must be numbers of at least 0, and one above it, "
