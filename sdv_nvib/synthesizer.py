@@ -1424,7 +1424,7 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
         Example:
             >>> table = pd.DataFrame({'key': range(80), 'paid': [True, False] * 40})
             >>> columns = {'key': {'sdtype': 'id'}, 'paid': {'sdtype': 'boolean'}}
-            >>> described = {'t': {'columns': columns, 'primary_key': 'key'}}
+            >>> described = {'columns': columns, 'primary_key': 'key'}
             >>> metadata = Metadata.load_from_dict({'tables': {'t': described}})
             >>> synthesizer = NVIBSynthesizer(metadata, epochs=2)
             >>> synthesizer.fit({'t': table})

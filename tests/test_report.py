@@ -2,6 +2,7 @@
 
 import re
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -9,7 +10,7 @@ import pytest
 from sdv.metadata import Metadata
 
 from sdv_nvib.errors import InvalidParameterError
-from sdv_nvib.quality import bin_tables
+from sdv_nvib.quality import bin_tables, evaluate_quality
 from sdv_nvib.report import write_report
 
 BROWSER, DRIVER = shutil.which('chromium'), shutil.which('chromedriver')
@@ -112,15 +113,12 @@ def test_sensitive_columns_and_measures_of_the_model_stand_under_privacy(tmp_pat
         ],
         columns=['measure', 'value', 'ideal', 'meaning'],
     )
-    path = write_report(
-        tmp_path / 'p.html',
-        real,
-        made,
-        make_metadata(columns),
-        test=test,
-        sensitive=['kind'],
-        known=['x'],
-        of_model=of_model,
+    tables, attack = (real, made, make_metadata(columns)), {'sensitive': ['kind'], 'known': ['x']}
+    evaluation = evaluate_quality(*tables, test=test, **attack)
+    summary = pd.concat([evaluation.summary, of_model], ignore_index=True)
+    path = tmp_path / 'p.html'
+    write_report(
+        path, *tables, test=test, evaluation=replace(evaluation, summary=summary), **attack
     )
     text = path.read_text(encoding='utf-8')
     privacy = text[text.index('<h3 id="scores-privacy"') :]
