@@ -190,7 +190,7 @@ def test_conditions_that_nothing_meets_are_refused_before_any_part(synthesizer, 
 
 
 def test_conditions_that_too_few_rows_meet_are_an_error_and_leave_no_part(synthesizer, tmp_path):
-    conditions = [Condition({'low': 7}, num_rows=100)]
+    conditions = [Condition({'high': 27}, num_rows=100)]
     with pytest.raises(ConditionError, match=r'of 100 rows through in 1 tries\. Raise max_tries'):
         synthesizer.sample_to_parquet(
             tmp_path / 'p', 100, conditions=conditions, max_tries_per_batch=1

@@ -61,7 +61,7 @@ for _ in range(3):
         kl_weight = alone.schedule.kl_weight(alone.step)
         losses.append(alone._forward(alone.model, batch, alone.noise, kl_weight)[0][0])
     for group in alone.optimizer.param_groups:
-        group['lr'] = alone.config.learning_rate * alone.schedule.learning_rate(alone.step)
+        group['lr'] = alone.learning_rate * alone.schedule.learning_rate(alone.step)
     alone.optimizer.zero_grad()
     torch.stack(losses).mean().backward()
     torch.nn.utils.clip_grad_norm_(alone.model.parameters(), GRADIENT_CLIP)
