@@ -479,5 +479,6 @@ if __name__ == '__main__':
 
 
 @pytest.mark.skipif(not Path('/proc/self/stat').exists(), reason='reads /proc')
+@pytest.mark.skipif(os.environ.get('HYPOTHESIS_PROFILE') != 'nightly', reason='takes minutes')
 def test_killed_drivers_and_workers_lose_nothing_and_two_workers_write_what_one_does(tmp_path):
     run_script(WORKERS, tmp_path)
