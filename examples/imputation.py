@@ -5,7 +5,7 @@ from sdv.single_table import NVIBSynthesizer
 from sdv_nvib.demo import TABLE, load_demo
 
 real, metadata = load_demo()
-synthesizer = NVIBSynthesizer(metadata, epochs=20)
+synthesizer = NVIBSynthesizer(metadata, epochs=10)
 synthesizer.fit({TABLE: real})
 
 holes = real.copy()

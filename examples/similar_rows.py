@@ -9,7 +9,7 @@ from sklearn.preprocessing import FunctionTransformer
 from sdv_nvib.demo import TABLE, load_demo
 
 real, metadata = load_demo()
-synthesizer = NVIBSynthesizer(metadata, epochs=20)
+synthesizer = NVIBSynthesizer(metadata, epochs=8)
 synthesizer.fit({TABLE: real})
 
 encoding = synthesizer.encode({TABLE: real})

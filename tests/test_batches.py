@@ -26,7 +26,7 @@ COLUMNS = {
     'kind': {'sdtype': 'categorical'},
 }
 KEYS = {'primary_key': 'key', 'alternate_keys': ['other']}
-KILLS = 10
+KILLS = 5
 
 
 def make(constraints=(), names=tuple(COLUMNS)):

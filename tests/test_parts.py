@@ -408,7 +408,7 @@ def run_script(script, *arguments):
 
 
 def test_a_call_killed_at_random_moments_ends_with_the_same_files(tmp_path):
-    run_script(DRIVERS, tmp_path, 12)
+    run_script(DRIVERS, tmp_path, 4)
 
 
 WORKERS = """
