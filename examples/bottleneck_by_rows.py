@@ -1,6 +1,6 @@
 """What the bottleneck does, by number of rows: its weights, delta, kappa, and none at all.
 
-    python examples/bottleneck.py --data DATA --datasets adult shoppers --rows 200 1000 5000 \\
+    python examples/bottleneck_by_rows.py --data DATA --datasets adult shoppers --rows 200 1000 5000 \\
         --output results/
 
 DATA is as in benchmark.py. For every setting, table, size and seed: a random subset is trained on,
@@ -122,7 +122,7 @@ def markdown(frame: pd.DataFrame, words: str) -> str:
     order = [s for s in SETTINGS if s in set(frame['setting'])]
     for (dataset, rows), part in frame.groupby(['dataset', 'rows'], sort=False):
         mean = part.groupby('setting')[MEASURES].mean().loc[order_of(part, order)]
-        lines += ['', f'{dataset}, {rows:,} rows, {part["seed"].nunique()} seeds', '']
+        lines += ['', f'{dataset}, {rows:,} rows, {part["seed"].nunique()} subset(s)', '']
         lines += ['| | ' + ' | '.join(MEASURES) + ' |', '|' + '---|' * (len(MEASURES) + 1)]
         lines += [
             f'| {name} | ' + ' | '.join(f'{v:.3f}' if v < 100 else f'{v:.0f}' for v in row) + ' |'
