@@ -1,7 +1,7 @@
 """What the bottleneck does, by number of rows: its weights, delta, kappa, and none at all.
 
-    python examples/bottleneck_by_rows.py --data DATA --datasets adult shoppers --rows 200 1000 5000 \\
-        --output results/
+    python examples/bottleneck_by_rows.py --data DATA --datasets adult shoppers \\
+        --rows 200 1000 5000 --output results/
 
 DATA is as in benchmark.py. For every setting, table, size and seed: a random subset is trained on,
 as many rows are drawn, and

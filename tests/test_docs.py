@@ -21,7 +21,7 @@ PAGES = sorted((ROOT / 'docs' / 'pages').glob('*.md'))
 LONG = (
     'ablations',
     'benchmark',
-    'bottleneck',
+    'bottleneck_by_rows',
     'large_scale',
     'on_demand',
     'privacy_cost',
