@@ -62,6 +62,7 @@ class _Run:
 
     @cached_property
     def size(self) -> int:
+        """How many strings there are."""
         return sum(len(self.alphabet) ** length for length in range(self.low, self.high + 1))
 
     def texts(self, index: np.ndarray) -> np.ndarray:

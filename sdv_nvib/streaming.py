@@ -151,6 +151,7 @@ class _Sample:
         self._witnesses: dict[tuple[str, str], tuple[Any, pd.DataFrame]] = {}
 
     def add(self, start: int, table: pd.DataFrame) -> None:
+        """See more rows, the first of which is number `start` of the table."""
         keys = _random_keys(self._seed, 'sample', start, len(table))
         chosen = keys < self._largest_key
         if chosen.any():
@@ -184,6 +185,7 @@ class _Sample:
                 self._witnesses[name, kind] = (value, table.loc[row])
 
     def rows(self) -> pd.DataFrame:
+        """The sample and the rows of extremes and missing values, in the table's order."""
         self._prune()
         together = pd.concat([*self._parts, *(row for _, row in self._witnesses.values())])
         together = together[~together.index.duplicated()].sort_index()
