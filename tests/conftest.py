@@ -1,5 +1,6 @@
 """What several test files share."""
 
+import os
 import resource
 from contextlib import contextmanager
 
@@ -8,6 +9,10 @@ import pytest
 import torch
 
 from sdv_nvib.model import ModelConfig, TabularNVIB
+
+# Of this process and those that tests start: tables are tiny, and test files run side by side.
+torch.set_num_threads(1)
+os.environ.setdefault('OMP_NUM_THREADS', '1')
 
 
 @pytest.fixture(scope='session')
