@@ -229,7 +229,6 @@ def test_a_saved_model_goes_on_where_another_process_began(whole, synthesizer, t
         ({'rows_per_part': 151}, 'rows_per_part 150, received 151'),
         ({'conditions': [Condition({'low': 7}, num_rows=1_000)]}, 'conditions'),
     ],
-    ids=str,
 )
 def test_a_folder_of_other_arguments_is_refused(change, named, synthesizer, whole):
     before = contents(whole)
@@ -273,7 +272,6 @@ def test_a_damaged_manifest_is_refused(content, synthesizer, tmp_path):
         ({'conditions': [Condition({'mail': 'a@b.c'}, num_rows=10)]}, "'mail'.*may not repeat"),
         ({'conditions': [DataFrameCondition(pd.DataFrame({'low': [7]}))]}, 'must be of the class'),
     ],
-    ids=str,
 )
 def test_arguments_out_of_range_are_refused(arguments, message, synthesizer, tmp_path):
     with pytest.raises(InvalidParameterError, match=message):
