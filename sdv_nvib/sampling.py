@@ -7,8 +7,6 @@ single-pass generation, and moves between devices. No pandas.
 import copy
 import threading
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -18,7 +16,7 @@ from torch import Tensor
 from sdv_nvib.generation import AnyOrderGenerator, Steering, decode_once
 from sdv_nvib.model import TabularNVIB
 from sdv_nvib.nvib import Mixture, sample_mixture
-from sdv_nvib.training import EpochRecord, choose_device
+from sdv_nvib.training import EpochRecord, choose_device, map_on_threads
 
 __all__ = ['FittedModel']
 
@@ -130,8 +128,9 @@ class FittedModel:
                 own.generator = AnyOrderGenerator(self.network, min(self.chunk_rows, num_rows))
             return own.generator.generate(size, generator, known=rows, steering=steering).cpu()
 
-        with _one_thread_each(self.network.device) as workers:
-            chunks = list(workers.map(draw, starts, seeds.tolist()))
+        workers = torch.get_num_threads() if self.network.device.type == 'cpu' else 1
+        with map_on_threads(workers) as map_chunks:
+            chunks = list(map_chunks(draw, starts, seeds.tolist()))
         none = torch.empty(0, self.network.num_columns, dtype=torch.int64)
         return torch.cat([none, *chunks]).numpy()
 
@@ -257,21 +256,6 @@ class FittedModel:
     def _random_order(rows: Tensor, generator: torch.Generator) -> Tensor:
         """A permutation of the columns for each row, `(B, n)`."""
         return torch.rand(rows.shape, generator=generator, device=rows.device).argsort(1)
-
-
-@contextmanager
-def _one_thread_each(device: torch.device) -> Iterator[ThreadPoolExecutor]:
-    """Workers for independent chunks: on the CPU as many as torch has threads, each with one.
-
-    The products of one chunk are too small to be worth dividing; whole chunks divide evenly.
-    """
-    threads = torch.get_num_threads()
-    with ThreadPoolExecutor(threads if device.type == 'cpu' else 1) as workers:
-        try:
-            torch.set_num_threads(1)
-            yield workers
-        finally:
-            torch.set_num_threads(threads)
 
 
 @torch.inference_mode()

@@ -10,6 +10,8 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol, cast
 
@@ -32,11 +34,13 @@ __all__ = [
     'TrainingConfig',
     'autocast_dtype',
     'choose_device',
+    'map_on_threads',
 ]
 
 VALIDATION_SHARE = 0.1
 MAX_VALIDATION_ROWS = 4096
 MAX_CALIBRATION_ROWS = 2**17
+MIN_PART_ROWS = 32  # a pass costs as much as some twenty rows before the first one
 EVALUATION_BATCH = 2048
 WARMUP_SHARE, COOLDOWN_SHARE, ANNEALING_SHARE = 0.05, 0.5, 0.2
 PATIENCE_SHARE = 0.05
@@ -120,6 +124,28 @@ def autocast_dtype(device: torch.device) -> torch.dtype | None:
     if device.type == 'cpu' and torch.cpu._is_amx_tile_supported():
         return torch.bfloat16
     return None
+
+
+@contextmanager
+def map_on_threads(workers: int) -> Iterator[Callable[..., Iterator[Any]]]:
+    """A `map` whose calls run side by side, each with one thread of torch.
+
+    The products of a small network are too small to be worth dividing; independent parts of the
+    rows divide evenly.
+
+    Args:
+        workers: Calls at a time; with one, `map` itself, and torch keeps its threads.
+    """
+    if workers == 1:
+        yield map
+        return
+    threads = torch.get_num_threads()
+    with ThreadPoolExecutor(workers) as pool:
+        try:
+            torch.set_num_threads(1)
+            yield pool.map
+        finally:
+            torch.set_num_threads(threads)
 
 
 class Schedule:
@@ -250,19 +276,24 @@ class Trainer:
         self._prepare(tokens)
         if resume is not None:
             self._resume(resume)
-        try:
-            while not self.stop_reason:
-                record = self._run_epoch()
-                if on_epoch is not None and record is not None:
-                    on_epoch(record, min(1.0, self.step / self.schedule.end))
-        except KeyboardInterrupt:
-            self.stop_reason = 'interrupted'
-            kept = 'the best weights so far' if self.best else 'the weights of an unfinished epoch'
-            warnings.warn(
-                f'Training was interrupted after {len(self.history)} epochs; the model has {kept}.',
-                stacklevel=2,
-            )
-        self._finish()
+        with map_on_threads(self.num_parts) as self.map:
+            try:
+                while not self.stop_reason:
+                    record = self._run_epoch()
+                    if on_epoch is not None and record is not None:
+                        on_epoch(record, min(1.0, self.step / self.schedule.end))
+            except KeyboardInterrupt:
+                self.stop_reason = 'interrupted'
+                kept = (
+                    'the best weights so far' if self.best else 'the weights of an unfinished epoch'
+                )
+                warnings.warn(
+                    f'Training was interrupted after {len(self.history)} epochs; the model has '
+                    f'{kept}.',
+                    stacklevel=2,
+                )
+            self._finish()
+        self.map = map
 
     def _prepare(self, tokens: Tensor | Rows) -> None:
         device = self.model.device
@@ -274,6 +305,7 @@ class Trainer:
         # Every process has as many rows as any other: the mean of their gradients is the joint
         # batch's.
         self.local_batch_size = max(1, self.batch_size // self.rows.num_processes)
+        self.num_parts = self._num_parts()
         self.lambda_gaussian, self.lambda_dirichlet = (
             _auto_lambda(num_rows) if weight is None else weight
             for weight in (self.config.lambda_gaussian, self.config.lambda_dirichlet)
@@ -301,6 +333,14 @@ class Trainer:
         self.best: EpochRecord | None = None
         self.best_weights: dict[str, Tensor] = {}
         self.started = time.monotonic()
+
+    def _num_parts(self) -> int:
+        """Parts of a batch that have a thread each."""
+        # Dropout draws from torch's one global generator: threads would race for its numbers.
+        is_divisible = self.rows.num_processes == 1 and self.model.config.dropout == 0
+        if self.model.device.type != 'cpu' or not is_divisible:
+            return 1
+        return max(1, min(torch.get_num_threads(), self.batch_size // MIN_PART_ROWS))
 
     def _source(self, tokens: Tensor | Rows) -> Rows:
         """Where the rows come from; some of those in memory are held out."""
@@ -427,14 +467,39 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group['lr'] = rate
         kl_weight = self.schedule.kl_weight(self.step)
-        losses, _ = self._forward(self.replica, batch, self.noise, kl_weight)
-        self.optimizer.zero_grad(set_to_none=True)
-        losses[0].backward()
+        losses = self._set_gradients(batch, kl_weight)
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), GRADIENT_CLIP)
         self.optimizer.step()
         self.average.update_parameters(self.model)
         self.step += 1
-        return losses.detach()
+        return losses
+
+    def _set_gradients(self, batch: Tensor, kl_weight: float) -> Tensor:
+        """Gradients of a batch's mean losses; the losses, detached, `(4,)`."""
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.num_parts == 1:
+            losses, _ = self._forward(self.replica, batch, self.noise, kl_weight)
+            losses[0].backward()
+            return losses.detach()
+        parameters = list(self.model.parameters())
+        parts = batch.tensor_split(min(self.num_parts, len(batch)))
+        # Every part has noise of its own, whichever thread comes first.
+        seeds = torch.randint(2**62, (len(parts),), generator=self.noise).tolist()
+
+        def differentiate(part: Tensor, seed: int) -> tuple[Tensor, Sequence[Tensor | None]]:
+            noise = torch.Generator().manual_seed(seed)
+            losses = self._forward(self.model, part, noise, kl_weight)[0] * len(part) / len(batch)
+            return losses.detach(), torch.autograd.grad(losses[0], parameters, allow_unused=True)
+
+        total = torch.zeros(4)
+        for losses, gradients in self.map(differentiate, parts, seeds):
+            total += losses
+            for parameter, gradient in zip(parameters, gradients, strict=True):
+                if gradient is not None:
+                    parameter.grad = (
+                        gradient if parameter.grad is None else parameter.grad.add_(gradient)
+                    )
+        return total
 
     def _sum_over_processes(self, values: Tensor) -> Tensor:
         return sum_over_processes(values) if self.rows.num_processes > 1 else values
@@ -454,19 +519,20 @@ class Trainer:
         )
         return torch.stack([loss, reconstruction, kl_g, kl_d]), output
 
-    @torch.no_grad()
     def validate(self) -> dict[str, float]:
         """Held-out loss of the averaged weights, with the same noise and orders every time."""
         model = self.averaged.eval()
         rows, rank = self.rows.held_out, self.rows.rank
-        noise = torch.Generator(self.model.device).manual_seed(self.config.seed + 2 + rank)
         # Few rows are scored under several column orders, so that noise does not choose.
         rows = rows.repeat(math.ceil(512 / len(rows)), 1) if len(rows) < 512 else rows
-        sums = torch.zeros(6, device=rows.device)
-        for batch in rows[rank :: self.rows.num_processes].split(EVALUATION_BATCH):
+        own = rows[rank :: self.rows.num_processes]
+
+        def score(batch: Tensor, noise: torch.Generator) -> Tensor:
             losses, output = self._forward(model, batch, noise, 1.0)
             passed = torch.stack([output.nats.mean(), output.active_components.float().mean()])
-            sums += torch.cat([losses, passed]) * len(batch)
+            return torch.cat([losses, passed]) * len(batch)
+
+        sums = self._sum_over_rows(score, own, self.config.seed + 2 + rank)
         means = self._sum_over_processes(sums) / len(rows)
         loss, reconstruction, _, _, nats, active = means.tolist()
         return {
@@ -475,6 +541,19 @@ class Trainer:
             'nats': nats,
             'active_components': active,
         }
+
+    def _sum_over_rows(
+        self, of_batch: Callable[[Tensor, torch.Generator], Tensor], rows: Tensor, seed: int
+    ) -> Tensor:
+        """Sum of what `of_batch` gives for batches of rows, each with noise of its own."""
+        batches = rows.split(EVALUATION_BATCH)
+
+        def compute(batch: Tensor, number: int) -> Tensor:
+            noise = torch.Generator(self.model.device).manual_seed(seed + number * 2**16)
+            with torch.no_grad():
+                return of_batch(batch, noise)
+
+        return torch.stack(list(self.map(compute, batches, range(len(batches))))).sum(0)
 
     def _judge(self, record: EpochRecord) -> None:
         """Keep the best averaged weights; stop when they have not improved for a while."""
@@ -528,13 +607,13 @@ class Trainer:
         Gradient descent leaves each token's mean probability, over the rows it has learned from,
         some percent off its share of the rows. All columns of a sampled table inherit that.
         """
-        model, device = self.model, self.model.device
-        rows = self.rows.some[:MAX_CALIBRATION_ROWS]
-        noise = torch.Generator(device).manual_seed(self.config.seed + 3)
-        expected = torch.zeros(len(model.output_bias), device=device)
-        for batch in rows.split(EVALUATION_BATCH):
-            order = torch.rand(batch.shape, generator=noise, device=device).argsort(1)
-            expected += model.expected_counts(batch, order, noise)
+        model, rows = self.model, self.rows.some[:MAX_CALIBRATION_ROWS]
+
+        def count(batch: Tensor, noise: torch.Generator) -> Tensor:
+            order = torch.rand(batch.shape, generator=noise, device=batch.device).argsort(1)
+            return model.expected_counts(batch, order, noise)
+
+        expected = self._sum_over_rows(count, rows, self.config.seed + 3)
         counts = (rows + model.offsets).flatten().bincount(minlength=len(expected))
         # The rows of all processes, so that every one of them moves its biases alike.
         sums = self._sum_over_processes(torch.stack([expected, counts]))

@@ -77,6 +77,44 @@ def test_cut_to_the_prior_component_it_knows_only_the_columns_one_by_one(make_tr
     assert (whole == rows).float().mean() > of_the_mode + 0.2
 
 
+@pytest.fixture
+def two_threads():
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(1)
+
+
+def test_parts_of_a_batch_on_threads_give_the_gradients_of_their_mean_loss(
+    make_trainer, two_threads
+):
+    trainer = make_trainer(batch_size=64, epochs=1)
+    trainer.fit(planted_rows(200))
+    assert trainer.num_parts == 2
+    rows, state = planted_rows(50, seed=3), trainer.noise.get_state()
+    losses = trainer._set_gradients(rows, 0.5)
+    gradients = [parameter.grad for parameter in trainer.model.parameters()]
+    trainer.noise.set_state(state)
+    seeds = torch.randint(2**62, (2,), generator=trainer.noise).tolist()
+    expected = sum(
+        0.5 * trainer._forward(trainer.model, part, torch.Generator().manual_seed(seed), 0.5)[0]
+        for part, seed in zip(rows.split(25), seeds, strict=True)
+    )
+    assert_close(losses, expected.detach())
+    whole = torch.autograd.grad(expected[0], list(trainer.model.parameters()), allow_unused=True)
+    for gradient, other in zip(gradients, whole, strict=True):
+        assert gradient is other is None or torch.allclose(gradient, other, atol=1e-6)
+    assert torch.get_num_threads() == 2
+
+
+def test_two_threads_give_the_same_weights_every_time(make_trainer, two_threads):
+    first, second = make_trainer(batch_size=64), make_trainer(batch_size=64)
+    for trainer in first, second:
+        trainer.fit(planted_rows(300))
+        assert trainer.num_parts == 2
+    assert_close(weights_of(first), weights_of(second), rtol=0, atol=0)
+    assert first.history[-1].loss < first.history[0].loss
+
+
 def test_the_same_seed_gives_the_same_weights_bit_for_bit(make_trainer):
     runs = []
     for seed in (0, 0, 1):
