@@ -22,6 +22,7 @@ LONG = (
     'ablations',
     'benchmark',
     'bottleneck_by_rows',
+    'growth',
     'large_scale',
     'on_demand',
     'privacy_cost',
