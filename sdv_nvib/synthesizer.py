@@ -224,7 +224,7 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
         epochs: int | None = None,
         batch_size: int | None = None,
         learning_rate: float | None = None,
-        weight_decay: float = 1e-5,
+        weight_decay: float = 0.1,
         d_model: int = 64,
         nhead: int = 4,
         num_encoder_layers: int = 1,

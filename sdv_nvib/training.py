@@ -66,7 +66,7 @@ class TrainingConfig:
     epochs: int | None = None
     batch_size: int | None = None
     learning_rate: float | None = None
-    weight_decay: float = 1e-5
+    weight_decay: float = 0.1
     lambda_gaussian: float | None = None
     lambda_dirichlet: float | None = None
     seed: int = 0
@@ -316,10 +316,17 @@ class Trainer:
         epochs = self.config.epochs or _auto_epochs(num_rows, self.steps_per_epoch)
         self.schedule = Schedule(epochs * self.steps_per_epoch)
         self.patience = max(3, math.ceil(PATIENCE_SHARE * epochs))
+        # Biases and norms are few, and the output biases are the columns' shares: neither decays.
+        weights, biases = (
+            [p for p in self.model.parameters() if (p.ndim > 1) is is_matrix]
+            for is_matrix in (True, False)
+        )
         self.optimizer = torch.optim.AdamW(
-            self.model.parameters(),
+            [
+                {'params': weights, 'weight_decay': self.config.weight_decay},
+                {'params': biases, 'weight_decay': 0.0},
+            ],
             lr=self.learning_rate,
-            weight_decay=self.config.weight_decay,
             fused=device.type in ('cpu', 'cuda'),
         )
         self._start_biases()
