@@ -4,8 +4,8 @@ from sdv.single_table import NVIBSynthesizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import cross_val_score
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import FunctionTransformer
 
+from sdv_nvib import RowEmbedder
 from sdv_nvib.demo import TABLE, load_demo
 
 real, metadata = load_demo()
@@ -17,8 +17,7 @@ print('one vector per row:', encoding.embedding.shape)
 read = synthesizer.attention_weights({TABLE: real}).loc['salary']
 print('to answer for salary the decoder reads', read.idxmax(), f'({read.max():.0%})')
 # A step of a scikit-learn pipeline: fitted here, transforms there.
-embed = FunctionTransformer(lambda rows: synthesizer.encode({TABLE: rows}).embedding)
-probe = make_pipeline(embed, LogisticRegression(max_iter=1000))
+probe = make_pipeline(RowEmbedder(synthesizer), LogisticRegression(max_iter=1000))
 accuracy = cross_val_score(probe, real, real['gender']).mean()
 print('gender from the vector (it went in, so this is easy):', round(accuracy, 2))
 

@@ -7,6 +7,7 @@
 # `import sdv_nvib` and `import sdv` work in either order.
 import sdv  # noqa: F401, I001
 
+from sdv_nvib.embedding import RowEmbedder
 from sdv_nvib.errors import (
     ConditionError,
     InvalidParameterError,
@@ -36,6 +37,7 @@ __all__ = [
     'NotFittedError',
     'PrivacyGuarantee',
     'QualityEvaluation',
+    'RowEmbedder',
     'RowEncoding',
     'StorageError',
     'TrainingError',

@@ -43,6 +43,7 @@ from sdv_nvib.ids import CountedIds, PatternIds, pattern_of_template
 from sdv_nvib.persistence import decode_value, encode_value
 
 __all__ = [
+    'DateEncoder',
     'can_be_written',
     'check_regex',
     'keep_zones',
@@ -56,6 +57,19 @@ __all__ = [
     'store_constraints',
     'store_processor',
 ]
+
+
+class DateEncoder(UnixTimestampEncoder):
+    """RDT's encoder of dates, in nanoseconds whatever the unit of their type.
+
+    RDT counts a date in its own unit and takes the count for nanoseconds again: every date of a
+    type in seconds or microseconds would come back in January 1970.
+    """
+
+    def _convert_to_datetime(self, data: pd.Series) -> pd.Series:
+        dates = super()._convert_to_datetime(data)
+        return dates.dt.as_unit('ns') if pd.api.types.is_datetime64_any_dtype(dates) else dates
+
 
 NUMBER = (int, float, np.integer, np.floating)
 COUNT = (int, np.integer)
@@ -74,14 +88,16 @@ CARDINALITY: dict[str, tuple[type, ...]] = {
     '_data_cardinality': (type(None), *COUNT),
     '_data_cardinality_scale': (type(None), dict),
 }
+DATES: dict[str, tuple[type, ...]] = {
+    '_dtype': DTYPE,
+    '_has_multiple_timezones': (bool, np.bool_),
+    '_timezone_offset': (type(None), datetime.tzinfo),
+    **RANGE,
+}
 LEARNED: dict[type, dict[str, tuple[type, ...]]] = {
     FloatFormatter: {'_dtype': DTYPE, '_rounding_digits': (type(None), *COUNT), **RANGE},
-    UnixTimestampEncoder: {
-        '_dtype': DTYPE,
-        '_has_multiple_timezones': (bool, np.bool_),
-        '_timezone_offset': (type(None), datetime.tzinfo),
-        **RANGE,
-    },
+    DateEncoder: DATES,
+    UnixTimestampEncoder: DATES,
     RegexGenerator: {'data_length': COUNT, **CARDINALITY},
     AnonymizedFaker: {
         'data_length': COUNT,

@@ -21,7 +21,8 @@ import pandas as pd
 import plotly.express as px
 import plotly.graph_objects as go
 import torch
-from rdt.transformers import FloatFormatter, UnixTimestampEncoder
+from rdt.transformers import FloatFormatter
+from sdv.cag import Inequality, Range
 from sdv.cag.programmable_constraint import ProgrammableConstraintHarness
 from sdv.metadata import Metadata
 from sdv.sampling import Condition, DataFrameCondition
@@ -67,6 +68,7 @@ from sdv_nvib.persistence import (
 from sdv_nvib.private_training import PrivacyGuarantee, PrivateTrainer
 from sdv_nvib.processes import from_first, process_rank_and_count, require_equal
 from sdv_nvib.processor import (
+    DateEncoder,
     can_be_written,
     check_regex,
     keep_zones,
@@ -400,7 +402,7 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
             if type(transformers.get(name)) not in (
                 type(None),
                 FloatFormatter,
-                UnixTimestampEncoder,
+                DateEncoder,
             ):
                 raise InvalidParameterError(
                     f"Table '{self._table_name}', column '{name}' must have SDV's default "
@@ -442,7 +444,7 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
         )
         self._data_processor._update_transformers_by_sdtypes(
             'datetime',
-            UnixTimestampEncoder(missing_value_replacement=None, missing_value_generation=None),
+            DateEncoder(missing_value_replacement=None, missing_value_generation=None),
         )
 
     def add_constraints(self, constraints: list) -> None:
@@ -495,11 +497,22 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
                     f'missing must be below 2**62, received {largest:.3g}. Convert the column to '
                     'float64.'
                 )
+        compared = [
+            constraint.get_constraint_dict()['parameters'].values()
+            for constraint in self._chained_constraints
+            if isinstance(constraint, Inequality | Range)
+        ]
         for name, column in self._original_metadata.tables[self._table_name].columns.items():
             values, form = table_data[name], column.get('datetime_format')
             # RDT writes UTC in a format without a zone, and takes it for local time again.
             has_zone = isinstance(values.dtype, pd.DatetimeTZDtype)
             is_date = has_zone or pd.api.types.is_datetime64_dtype(values)
+            if is_date and values.dt.unit != 'ns' and any(name in names for names in compared):
+                raise InvalidTableError(
+                    f"Table '{self._table_name}', column '{name}': SDV's Inequality and Range "
+                    f'count dates in nanoseconds, received {values.dtype}. Convert the column: '
+                    f"table['{name}'].dt.as_unit('ns')."
+                )
             if is_date and form and has_zone != ('%z' in form.lower()):
                 raise InvalidTableError(
                     f"Table '{self._table_name}', column '{name}': the datetime_format of dates "
@@ -629,6 +642,16 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
 
         Raises:
             InvalidTableError: The table has no rows or no columns.
+
+        Example:
+            >>> table = pd.DataFrame({'age': [31, 45, 38, 22] * 20, 'paid': [True, False] * 40})
+            >>> columns = {'age': {'sdtype': 'numerical'}, 'paid': {'sdtype': 'boolean'}}
+            >>> metadata = Metadata.load_from_dict({'tables': {'people': {'columns': columns}}})
+            >>> synthesizer = NVIBSynthesizer(metadata, epochs=2)
+            >>> processed = synthesizer.preprocess({'people': table})
+            >>> synthesizer.fit_processed_data(processed)
+            >>> len(synthesizer.sample(num_rows=10)['people'])
+            10
         """
         for processed in processed_data.values():
             self._require_columns(processed)
@@ -897,6 +920,15 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
 
         Raises:
             NotFittedError: Nothing has been fitted yet.
+
+        Example:
+            >>> table = pd.DataFrame({'age': [31, 45, 38, 22] * 20, 'paid': [True, False] * 40})
+            >>> columns = {'age': {'sdtype': 'numerical'}, 'paid': {'sdtype': 'boolean'}}
+            >>> metadata = Metadata.load_from_dict({'tables': {'people': {'columns': columns}}})
+            >>> synthesizer = NVIBSynthesizer(metadata, epochs=2)
+            >>> synthesizer.fit({'people': table})
+            >>> synthesizer.get_loss_values()['Epoch'].tolist()
+            [1, 2]
         """
         self._validate_fit_before_sample()
         names = EpochRecord.__dataclass_fields__
@@ -911,6 +943,15 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
 
         Raises:
             NotFittedError: Nothing has been fitted yet.
+
+        Example:
+            >>> table = pd.DataFrame({'age': [31, 45, 38, 22] * 20, 'paid': [True, False] * 40})
+            >>> columns = {'age': {'sdtype': 'numerical'}, 'paid': {'sdtype': 'boolean'}}
+            >>> metadata = Metadata.load_from_dict({'tables': {'people': {'columns': columns}}})
+            >>> synthesizer = NVIBSynthesizer(metadata, epochs=2)
+            >>> synthesizer.fit({'people': table})
+            >>> [line.name for line in synthesizer.get_loss_values_plot().data]
+            ['Loss', 'Validation Loss', 'Reconstruction', 'Validation Reconstruction']
         """
         lines = ['Loss', 'Validation Loss', 'Reconstruction', 'Validation Reconstruction']
         figure = px.line(
@@ -979,6 +1020,16 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
             NotFittedError: Nothing has been fitted yet.
             InvalidParameterError: Generation is single-pass.
             UnknownValueError: A value that the training data did not have.
+
+        Example:
+            >>> table = pd.DataFrame({'age': [31, 45, 38, 22] * 20, 'paid': [True, False] * 40})
+            >>> columns = {'age': {'sdtype': 'numerical'}, 'paid': {'sdtype': 'boolean'}}
+            >>> metadata = Metadata.load_from_dict({'tables': {'people': {'columns': columns}}})
+            >>> synthesizer = NVIBSynthesizer(metadata, epochs=2)
+            >>> synthesizer.fit({'people': table})
+            >>> figure = synthesizer.get_column_importance_plot({'people': table})
+            >>> [bars.name for bars in figure.data]
+            ['Shared Nats', 'Pseudo-Count Share']
         """
         importance = self.get_column_importance(data)
         figure = px.bar(
@@ -1664,6 +1715,8 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
             ConditionError: Given values break a constraint.
         """
         table, given = table.reset_index(drop=True), given.reset_index(drop=True)
+        for name in table.select_dtypes(['datetime', 'datetimetz']):
+            table[name] = table[name].dt.as_unit('ns')  # SDV's constraints count them in these
         sources: dict[Hashable, set[Hashable]] = {name: {name} for name in table}
         rejected: set[Hashable] = set()
         for constraint, before, after in self._changes(self._chained_constraints):
@@ -1728,10 +1781,12 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
         return constraint.transform(rows)
 
     def _require_range(self, table: pd.DataFrame) -> None:
-        """Numbers outside the range seen in `fit`, which would be clipped to it, are refused."""
+        """Refuse dates that are none, and numbers outside the range seen in `fit`, when clipped."""
         transformers = self._data_processor._hyper_transformer.field_transformers
         for name in table:
             transformer = transformers.get(name)
+            if isinstance(transformer, DateEncoder):
+                self._require_dates(table[name], transformer)
             if not isinstance(transformer, FloatFormatter) or not self.enforce_min_max_values:
                 continue
             numbers = pd.to_numeric(table[name])
@@ -1744,6 +1799,19 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
                     f'received {outside.iloc[0]!r}. Give a value in this range, or fit with '
                     'enforce_min_max_values=False.'
                 )
+
+    def _require_dates(self, values: pd.Series, transformer: DateEncoder) -> None:
+        try:
+            transformer._convert_to_datetime(values)
+        except (TypeError, ValueError) as error:
+            if len(values) > 1:  # which of them?
+                for place in range(len(values)):
+                    self._require_dates(values.iloc[[place]], transformer)
+            raise UnknownValueError(
+                f"Table '{self._table_name}', column '{values.name}': a condition must be a date "
+                f'in the format {transformer.datetime_format!r} and in the range of nanoseconds, '
+                f'received {values.iloc[0]!r}. Write it as in the training data.'
+            ) from error
 
     def _sample_with_conditions(
         self,
@@ -1835,9 +1903,11 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
         columns = self._original_metadata.tables[self._table_name].columns
         for name in table:
             wanted, places = table[name].iloc[drawn.index], given[name].to_numpy()[drawn.index]
-            is_date = columns[name]['sdtype'] == 'datetime'
-            if is_date and wanted.dtype != drawn[name].dtype:
-                continue  # the drawn date is the given one, in the column's own format
+            if columns[name]['sdtype'] == 'datetime' and wanted.dtype != drawn[name].dtype:
+                dtypes = (wanted.dtype, drawn[name].dtype)
+                if not all(map(pd.api.types.is_datetime64_dtype, dtypes)):
+                    continue  # the drawn date is the given one, in the column's own format
+                wanted = wanted.astype(drawn[name].dtype)
             drawn[name] = with_given_values(drawn[name], wanted, places)
         return drawn
 
@@ -2253,6 +2323,16 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
         Raises:
             NotFittedError: Nothing has been fitted yet.
             UnknownValueError: A value that the training data did not have.
+
+        Example:
+            >>> table = pd.DataFrame({'age': [31, 45, 38, 22] * 20, 'paid': [True, False] * 40})
+            >>> columns = {'age': {'sdtype': 'numerical'}, 'paid': {'sdtype': 'boolean'}}
+            >>> metadata = Metadata.load_from_dict({'tables': {'people': {'columns': columns}}})
+            >>> synthesizer = NVIBSynthesizer(metadata, epochs=2)
+            >>> synthesizer.fit({'people': table})
+            >>> rebuilt = synthesizer.reconstruct({'people': table})['people']
+            >>> rebuilt.shape
+            (80, 2)
         """
         table, processor, rows = self._encode_table(data)
         tokens = self._model.reconstruct(rows)
@@ -2350,6 +2430,16 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
         Raises:
             NotFittedError: Nothing has been fitted yet.
             InvalidParameterError: One of the tables has no rows.
+
+        Example:
+            >>> table = pd.DataFrame({'age': [31, 45, 38, 22] * 20, 'paid': [True, False] * 40})
+            >>> columns = {'age': {'sdtype': 'numerical'}, 'paid': {'sdtype': 'boolean'}}
+            >>> metadata = Metadata.load_from_dict({'tables': {'people': {'columns': columns}}})
+            >>> synthesizer = NVIBSynthesizer(metadata, epochs=2)
+            >>> synthesizer.fit({'people': table})
+            >>> attack = synthesizer.membership_inference({'people': table}, {'people': table})
+            >>> round(float(attack.auc), 2)  # the same rows cannot be told apart
+            0.5
         """
         tables = [data[self._table_name] for data in (members, others)]
         scores = self._attack_scores(tables)

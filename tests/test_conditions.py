@@ -14,7 +14,7 @@ from sdv.cag import (
 from sdv.metadata import Metadata
 from sdv.sampling import Condition, DataFrameCondition
 
-from sdv_nvib import ConditionError, NVIBSynthesizer, UnknownValueError
+from sdv_nvib import ConditionError, InvalidTableError, NVIBSynthesizer, UnknownValueError
 from sdv_nvib.conditions import assign_draws, meets, with_given_values
 
 pytestmark = [
@@ -191,6 +191,38 @@ def test_an_unknown_category_is_refused_by_column_value_and_nearest_ones(fitted,
         fitted.sample_remaining_columns(known, output_folder_path=str(tmp_path))
     for word in ("'city'", "'Genova'", "['Geneva', "):
         assert word in str(caught.value)
+
+
+def test_dates_are_met_in_any_unit_also_beyond_seen_ones(fitted):
+    days = ['2021-03-04', '2021-03-05', '2035-01-01']
+    for unit in ('s', 'us', 'ns'):
+        known = pd.DataFrame({'start': pd.Series(days).astype(f'datetime64[{unit}]')})
+        sampled = fitted.sample_remaining_columns(known, max_tries_per_batch=1)['trips']
+        assert sampled['start'].dt.strftime('%Y-%m-%d').tolist() == days
+        assert sampled['start'].dtype == TRIPS['start'].dtype
+    noon = pd.Timestamp('2021-03-04 12:00')  # pandas makes it a column of seconds
+    sampled = fitted.sample_from_conditions([Condition({'start': noon}, num_rows=2)])['trips']
+    assert sampled['start'].tolist() == [noon] * 2
+    with pytest.raises(UnknownValueError, match=r"'start'.*'%Y-%m-%d'.*'soon'"):
+        fitted.sample_remaining_columns(pd.DataFrame({'start': ['2021-03-04', 'soon']}))
+
+
+@pytest.mark.parametrize('unit', ['s', 'us'])
+def test_tables_of_dates_in_any_unit_come_back(unit):
+    dates = TRIPS[['start', 'end']].astype(f'datetime64[{unit}]')
+    columns = {name: {'sdtype': 'datetime'} for name in dates}
+    metadata = Metadata.load_from_dict({'tables': {'trips': {'columns': columns}}})
+    synthesizer = NVIBSynthesizer(metadata, **SMALL)
+    synthesizer.fit({'trips': dates})
+    sampled = synthesizer.sample(50)['trips']
+    assert sampled.dtypes.equals(dates.dtypes)
+    assert sampled['start'].between(dates['start'].min(), dates['start'].max()).all()
+    filled = synthesizer.impute({'trips': dates.assign(end=pd.NaT)})['trips']
+    assert filled['end'].between(dates['end'].min(), dates['end'].max()).all()
+    compared = NVIBSynthesizer(metadata, **SMALL)
+    compared.add_constraints([DATES])
+    with pytest.raises(InvalidTableError, match=r"'start'.*nanoseconds.*as_unit\('ns'\)"):
+        compared.fit({'trips': dates})
 
 
 def test_a_missing_value_may_be_a_condition_of_some_rows_only(fitted):

@@ -6,12 +6,18 @@ import pytest
 import torch
 from sdv.cag import FixedCombinations, Inequality
 from sdv.metadata import Metadata
+from sklearn.base import clone
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import cross_val_score
+from sklearn.pipeline import make_pipeline
 
 from sdv_nvib import (
     ConditionError,
     InvalidParameterError,
     InvalidTableError,
+    NotFittedError,
     NVIBSynthesizer,
+    RowEmbedder,
     UnknownValueError,
 )
 from sdv_nvib.generation import Steering
@@ -280,6 +286,21 @@ def test_rows_are_encoded_to_components_that_tell_them_apart(fitted):
     ]
     nearest = np.array(list(centres))[np.argmin(distances, axis=0)]
     assert (nearest == PAIRS['left'][half:]).mean() > 0.8
+
+
+def test_vectors_of_rows_are_a_step_of_scikit_learn(fitted):
+    embedder = RowEmbedder(fitted, num_orders=2)
+    pipeline = make_pipeline(embedder, LogisticRegression(max_iter=1000))
+    scores = cross_val_score(pipeline, PAIRS, PAIRS['left'], cv=2, error_score='raise')
+    assert scores.mean() > 0.9
+    vectors = embedder.set_output(transform='pandas').fit_transform(PAIRS.head(10))
+    expected = fitted.encode({'pairs': PAIRS.head(10)}, num_orders=2).embedding
+    np.testing.assert_array_equal(vectors, expected)
+    assert vectors.index.equals(PAIRS.index[:10])
+    assert list(vectors.columns) == list(embedder.get_feature_names_out())
+    assert clone(embedder).synthesizer is fitted
+    with pytest.raises(NotFittedError):
+        RowEmbedder(NVIBSynthesizer(fitted.metadata)).transform(PAIRS)
 
 
 def test_encoding_one_row_equals_encoding_it_among_others_without_random_orders():
