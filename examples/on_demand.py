@@ -305,7 +305,7 @@ def importance(synthesizer, test, name, num_rows):
     divergence = (variance + encoding.mu**2 - 1 - encoding.logvar).sum(2).mean(0) / 2
     read = synthesizer.attention_weights(rows).drop(columns='(prior)').mean()
     more = pd.DataFrame({'Divergence (Nats)': divergence, 'Attention': read}, encoding.columns)
-    measured = synthesizer.get_column_importance(rows).join(more, on='Column')
+    measured = synthesizer.get_column_importance(rows).join(more.astype(float), on='Column')
     ranks = measured.drop(columns='Column').corr('spearman').iloc[0, 1:].round(2)
     return (
         f'{as_table(measured.round(3))}\n\nRank correlations with the shared nats: '
