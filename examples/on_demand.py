@@ -81,12 +81,15 @@ def timing(synthesizer, test, name, num_rows, repeats=3):
 
     Processor seconds, which other work on the machine hardly changes: the least of some repeats.
     """
-    rare = synthesizer_rare(test)
+    column, shares = 'native.country', test['native.country'].value_counts(normalize=True)
+    value = (shares - 0.001).abs().idxmin()  # about one row in a thousand has it
+    rare = f'under {column}: {value}, which one test row in {1 / shares[value]:.0f} meets'
+    condition = [Condition({column: value}, num_rows)]
     known = test.sample(num_rows, replace=True, random_state=0)[['age', 'fnlwgt', 'education']]
     known = known.reset_index(drop=True)
     calls = {
         'plain': lambda: synthesizer.sample(num_rows),
-        f'under {rare}': lambda: synthesizer.sample_from_conditions([Condition(rare, num_rows)]),
+        rare: lambda: synthesizer.sample_from_conditions(condition),
         'all different, three known columns': lambda: synthesizer.sample_remaining_columns(known),
     }
     rows, first = [], None
@@ -105,12 +108,6 @@ def timing(synthesizer, test, name, num_rows, repeats=3):
             }
         )
     return as_table(rows)
-
-
-def synthesizer_rare(test):
-    """A value that about one row in a thousand has."""
-    shares = test['native.country'].value_counts(normalize=True)
-    return {'native.country': (shares - 0.001).abs().idxmin()}
 
 
 def conditionals(synthesizer, train, test, name, draws=3, splits=100):
@@ -141,20 +138,20 @@ def conditionals(synthesizer, train, test, name, draws=3, splits=100):
                     rows.append(row)
     pairs = pd.DataFrame(rows, columns=['condition', 'column', 'rows', 'hold-out', 'sampled'])
     pairs['ratio'] = pairs['sampled'] / pairs['hold-out']
-    table = []
+    table, ratios = [], []
     for condition, group in pairs.groupby('condition', sort=False):
         noise, error = group['hold-out'].mean(), group['sampled'].mean()
         cells = dict(zip(group['column'], group['ratio'].map('{:.2f}'.format), strict=True))
         row = {'condition': condition, 'rows': group['rows'].iloc[0]}
         row |= {'hold-out': f'{noise:.4f}', 'sampled': f'{error:.4f}'}
         row |= {'sampled / hold-out': f'{error / noise:.2f}'}
-        table.append(row | {column: cells.get(column, '') for column in columns})
+        table.append(row)
+        ratios.append({'ratio': condition} | {column: cells.get(column, '') for column in columns})
     within = sum(float(row['sampled / hold-out']) <= 1.5 for row in table)
-    is_near = pairs['ratio'] <= 1.5
     return (
         f'{as_table(table)}\n\nWithin 1.5 times a hold-out: {within} of {len(table)} conditions, '
-        f'{is_near.sum()} of {len(pairs)} pairs of a condition and a column; median ratio '
-        f'{pairs["ratio"].median():.2f}.'
+        f'{(pairs["ratio"] <= 1.5).sum()} of {len(pairs)} pairs of a condition and a column; '
+        f'median ratio {pairs["ratio"].median():.2f}.\n\n{as_table(ratios)}'
     )
 
 
