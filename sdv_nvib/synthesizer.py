@@ -507,6 +507,15 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
             # RDT writes UTC in a format without a zone, and takes it for local time again.
             has_zone = isinstance(values.dtype, pd.DatetimeTZDtype)
             is_date = has_zone or pd.api.types.is_datetime64_dtype(values)
+            bounds = pd.Timestamp.min, pd.Timestamp.max
+            ends = values.dropna().dt.tz_localize(None).agg(['min', 'max']) if is_date else []
+            if not all(bounds[0] <= end <= bounds[1] for end in ends if not pd.isna(end)):
+                raise InvalidTableError(
+                    f"Table '{self._table_name}', column '{name}': dates must be between "
+                    f'{bounds[0]:%Y-%m-%d} and {bounds[1]:%Y-%m-%d}, received '
+                    f'{values.min()} to {values.max()}. Replace those outside, or make numbers of '
+                    'them.'
+                )
             if is_date and values.dt.unit != 'ns' and any(name in names for names in compared):
                 raise InvalidTableError(
                     f"Table '{self._table_name}', column '{name}': SDV's Inequality and Range "

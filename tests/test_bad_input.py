@@ -18,6 +18,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, reject, settings
 from hypothesis import strategies as st
+from sdv.cag import Inequality
 from sdv.errors import InvalidDataError
 from sdv.metadata import Metadata
 
@@ -353,6 +354,34 @@ def test_an_ordinal_value_that_the_type_of_the_column_has_no_place_for_is_not_dr
     table = pd.DataFrame({'a': pd.Series(['low', 'mid'] * 9, dtype='category')})
     described = {'sdtype': 'ordinal', 'range_values': ['low', 'mid', 'high']}
     assert check(table, {'a': described}) is not None
+
+
+@pytest.mark.parametrize('zone', [None, 'Europe/Zurich'])
+@pytest.mark.parametrize('unit', ['s', 'ms', 'us'])
+def test_dates_of_every_unit_come_back_in_their_own_years(unit, zone):
+    days = pd.Series(pd.date_range('2001-03-01', periods=40, freq='D', tz=zone))
+    days = days.mask(np.arange(40) % 9 == 8).dt.as_unit(unit)
+    made = check(pd.DataFrame({'a': days}), {'a': {'sdtype': 'datetime'}})['a']
+    assert made.notna().any()
+    assert made.nunique() > 5
+
+
+def test_dates_of_other_units_are_refused_with_constraints():
+    days = pd.Series(pd.date_range('2001-03-01', periods=40)).dt.as_unit('us')
+    table = pd.DataFrame({'a': days, 'b': days + pd.Timedelta(days=3)})
+    described = {'sdtype': 'datetime', 'datetime_format': '%Y-%m-%d'}
+    columns = {'columns': {'a': described, 'b': described}}
+    synthesizer = NVIBSynthesizer(Metadata.load_from_dict({'tables': {'t': columns}}), **TINY)
+    synthesizer.add_constraints([Inequality('a', 'b')])
+    with pytest.raises(InvalidDataError, match=r'datetime64\[us\].*as_unit'):
+        synthesizer.fit({'t': table})
+
+
+@pytest.mark.parametrize('year', [1200, 3000])
+@pytest.mark.parametrize('unit', ['s', 'us'])
+def test_dates_beyond_nanoseconds_are_refused_in_every_unit(year, unit):
+    days = pd.Series([f'{year}-01-{d:02d}' for d in range(1, 29)]).astype(f'datetime64[{unit}]')
+    assert check(pd.DataFrame({'a': days}), {'a': {'sdtype': 'datetime'}}) is None
 
 
 @pytest.mark.parametrize('year', [1200, 3000])
