@@ -1,7 +1,8 @@
 """Protection of single rows' values, before anything learns from a table.
 
 Early in the flow, on the table as the user gave it: what is replaced here reaches neither the data
-processor nor the model, so no file of a fitted synthesizer can hold it. Rare categories are
+processor nor the model, so no file of a fitted synthesizer can hold it; nor can it by the metadata,
+which lose the values that SDV has detected in the rows. Rare categories are
 replaced by frequent ones or by a missing value; numbers and dates that few rows share are replaced
 by values made from means of several rows (univariate microaggregation).
 
@@ -19,7 +20,7 @@ import pandas as pd
 from sdv_nvib.errors import InvalidTableError
 from sdv_nvib.tokens import grid
 
-__all__ = ['protect_categories', 'protect_numbers']
+__all__ = ['protect_categories', 'protect_combinations', 'protect_numbers', 'without_values']
 
 INTEGER_BOUND = 2.0**63 - 2**10  # the largest float that a 64-bit integer can hold
 
@@ -64,10 +65,66 @@ def protect_categories(
     return _without_unused(changed)
 
 
+def protect_combinations(
+    table: pd.DataFrame, threshold: int, replacement: str, rng: np.random.Generator
+) -> pd.DataFrame:
+    """Replace the combinations of categories that fewer than `threshold` rows have, as a whole.
+
+    Args:
+        table: Columns whose combinations have to stay those of the rows.
+        threshold: Rows that a combination must have to be kept.
+        replacement: As for `protect_categories`; of a missing one every value is missing.
+        rng: Source of the draws.
+
+    Raises:
+        InvalidTableError: No combination is frequent enough to replace the others.
+    """
+    codes = table.groupby(list(table), dropna=False, observed=True, sort=False).ngroup()
+    codes = codes.rename(', '.join(map(str, table))).reset_index(drop=True)
+    kept = protect_categories(codes, threshold, replacement, rng)
+    first = pd.Series(codes.drop_duplicates().index, codes.drop_duplicates())
+    rows = kept.map(first).fillna(0).astype(int)
+    changed = table.iloc[rows].set_axis(table.index)
+    gone = kept.isna().to_numpy()
+    return changed.apply(
+        lambda values: _without_unused(values.mask(gone) if gone.any() else values)
+    )
+
+
 def _without_unused(values: pd.Series) -> pd.Series:
     if isinstance(values.dtype, pd.CategoricalDtype):
         return values.cat.remove_unused_categories()
     return values
+
+
+def without_values(
+    columns: Mapping[str, Mapping[str, Any]],
+    table: pd.DataFrame,
+    rare_categories: bool,
+    numbers: bool,
+) -> dict[str, dict[str, Any]]:
+    """Metadata of columns without the values that single rows may have given them.
+
+    SDV detects every category and both ends of every range; what the user wrote there cannot be
+    told from that. Ordinal columns keep their values, whose order only the user knows.
+
+    Args:
+        columns: Column name to its metadata.
+        table: The protected table.
+        rare_categories: Whether categories were protected.
+        numbers: Whether numbers and dates were.
+    """
+    described = {}
+    for name, column in columns.items():
+        gone: tuple[str, ...] = ()
+        if rare_categories and column['sdtype'] == 'categorical':
+            gone += ('range_values',)
+        if rare_categories and table[name].isna().any():
+            gone += ('range_is_nullable',)
+        if numbers and column['sdtype'] in ('numerical', 'datetime'):
+            gone += ('range_min', 'range_max')
+        described[name] = {key: value for key, value in column.items() if key not in gone}
+    return described
 
 
 def protect_numbers(values: pd.Series, threshold: int, sdtype: Mapping[str, Any]) -> pd.Series:

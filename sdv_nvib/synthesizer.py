@@ -22,7 +22,8 @@ import plotly.express as px
 import plotly.graph_objects as go
 import torch
 from rdt.transformers import FloatFormatter
-from sdv.cag import Inequality, Range
+from sdv.cag import FixedCombinations, Inequality, Range
+from sdv.cag._errors import ConstraintNotMetError
 from sdv.cag.programmable_constraint import ProgrammableConstraintHarness
 from sdv.metadata import Metadata
 from sdv.sampling import Condition, DataFrameCondition
@@ -82,7 +83,12 @@ from sdv_nvib.processor import (
     store_constraints,
     store_processor,
 )
-from sdv_nvib.protection import protect_categories, protect_numbers
+from sdv_nvib.protection import (
+    protect_categories,
+    protect_combinations,
+    protect_numbers,
+    without_values,
+)
 from sdv_nvib.quality import (
     MembershipInference,
     QualityEvaluation,
@@ -582,14 +588,47 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
     def _preprocess_helper(self, table_data: pd.DataFrame) -> pd.DataFrame:
         """Protect the values; remember the order of the columns: SDV returns the metadata's."""
         self._column_order = list(table_data.columns)
-        return super()._preprocess_helper(self._protect(table_data))
+        if self.rare_category_threshold == self.numerical_threshold == 1:
+            return super()._preprocess_helper(table_data)
+        protected = self._protect(table_data)
+        self._forget_values(protected)
+        self._constraints_fitted = False  # SDV has fitted them to the rows as they were
+        try:
+            return super()._preprocess_helper(protected)
+        except ConstraintNotMetError as error:
+            raise InvalidTableError(
+                f"Table '{self._table_name}': rows must meet the constraints after their rare "
+                f'values are replaced as well, some do not any more. Lower numerical_threshold, '
+                f'{self.numerical_threshold}, or rare_category_threshold, '
+                f'{self.rare_category_threshold}, or leave the constraint out.'
+            ) from error
+
+    def _forget_values(self, protected: pd.DataFrame) -> None:
+        """Take values of rows out of the metadata, which SDV keeps in every file."""
+
+        def cleaned(metadata: Metadata) -> Metadata:
+            described = metadata.to_dict()
+            table = described['tables'][self._table_name]
+            known = set(protected)
+            ours = {name: column for name, column in table['columns'].items() if name in known}
+            table['columns'] |= without_values(
+                ours, protected, self.rare_category_threshold > 1, self.numerical_threshold > 1
+            )
+            result = Metadata.load_from_dict(described)
+            result._reset_updated_flag()
+            return result
+
+        self._original_metadata = cleaned(self._original_metadata)
+        self.metadata = cleaned(self.metadata)
+        self._input_metadata = self.metadata
+        self._data_processor.metadata = self.metadata._convert_to_single_table()
 
     def _protect(self, table: pd.DataFrame) -> pd.DataFrame:
         """Replace what too few rows have, before constraints, transformers and model see it."""
-        if self.rare_category_threshold == self.numerical_threshold == 1:
-            return table
         described = self._original_metadata.tables[self._table_name]
         keys = described._get_primary_and_alternate_keys() | described._get_set_of_sequence_keys()
+        if self.rare_category_threshold > 1:
+            table = self._protect_together(table)
         protected = {}
         for place, name in enumerate(table.columns):
             column, values = described.columns[name], table[name]
@@ -607,6 +646,24 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
                 values = protect_numbers(values, self.numerical_threshold, column)
             protected[name] = values
         return pd.DataFrame(protected, index=table.index)
+
+    def _protect_together(self, table: pd.DataFrame) -> pd.DataFrame:
+        """Replace rare combinations of columns whose combinations are fixed."""
+        groups: list[set[str]] = []
+        for constraint in self._get_all_constraints_list():
+            if isinstance(constraint, FixedCombinations):
+                joined = set(constraint.column_names).union(
+                    *(group for group in groups if group & set(constraint.column_names))
+                )
+                groups = [group for group in groups if not group & joined] + [joined]
+        for group in groups:
+            names = [name for name in table if name in group]
+            rng = np.random.default_rng([self.seed, table.columns.get_loc(names[0])])
+            protected = protect_combinations(
+                table[names], self.rare_category_threshold, self.rare_category_replacement, rng
+            )
+            table = table.assign(**{str(name): protected[name] for name in names})
+        return table
 
     def _preprocess(self, table_data: pd.DataFrame) -> pd.DataFrame:
         if not len(table_data):

@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from sdv.cag import FixedCombinations, Inequality
 from sdv.metadata import Metadata
 
 from sdv_nvib import InvalidTableError, NVIBSynthesizer
@@ -202,17 +203,30 @@ COLUMNS = {
 }
 
 
-def fit(**changes):
+PROTECTED = {'rare_category_threshold': 5, 'numerical_threshold': 5}
+
+
+def make_metadata(is_detected=False):
+    """Metadata as written by hand, or with the ranges and categories that SDV detects."""
     table = {'columns': COLUMNS, 'primary_key': 'key'}
     metadata = Metadata.load_from_dict({'tables': {'t': table}})
-    synthesizer = NVIBSynthesizer(metadata, **{**TINY, **changes})
+    if is_detected:
+        found = Metadata.detect_from_dataframes({'t': make_table()}).to_dict()['tables']['t']
+        for name in ('wage', 'born', 'job'):
+            assert found['columns'][name].keys() & {'range_min', 'range_values'}
+            metadata.update_column(name, **found['columns'][name])
+    return metadata
+
+
+def fit(is_detected=False, **changes):
+    synthesizer = NVIBSynthesizer(make_metadata(is_detected), **{**TINY, **changes})
     synthesizer.fit({'t': make_table()})
     return synthesizer
 
 
-@pytest.fixture(scope='module')
-def protected():
-    return fit(rare_category_threshold=5, numerical_threshold=5)
+@pytest.fixture(scope='module', params=[False, True], ids=['written', 'detected'])
+def protected(request):
+    return fit(request.param, **PROTECTED)
 
 
 def traces(folder):
@@ -222,7 +236,12 @@ def traces(folder):
     born = table['born'].astype('datetime64[ns]').astype('int64')
     found = {
         repr(text)
-        for text in ['astronaut-zzyx', 'lighthouse-qqvw', *table['mail'], *table['key']]
+        for text in [
+            *('astronaut-zzyx', 'lighthouse-qqvw'),
+            *(str(date) for date in table['born']),
+            *table['mail'],
+            *table['key'],
+        ]
         if text.encode() in content
     }
     for values in (table['wage'], born):
@@ -257,10 +276,49 @@ def test_no_sampled_row_has_a_value_of_few_rows(protected):
     assert sampled['wage'].max() < real['wage'].nlargest(5).min()
     assert sampled['wage'].min() > real['wage'].nsmallest(5).max()
     assert not set(sampled['mail']) & set(real['mail'])
+    protected.get_metadata().validate_data({'t': sampled})
+    make_metadata().validate_data({'t': sampled})
+
+
+@pytest.mark.parametrize('replacement', ['frequent', 'missing'])
+def test_rare_combinations_that_are_fixed_are_replaced_as_a_whole(replacement, tmp_path):
+    source = rng(4)
+    places = source.choice(['Bern', 'Rome', 'Oslo'], 200).astype(object)
+    lands = pd.Series(places).map({'Bern': 'CH', 'Rome': 'IT', 'Oslo': 'NO'})
+    table = pd.DataFrame({'place': places, 'land': lands.astype('category')})
+    table['size'] = source.normal(size=200)
+    table.loc[[7, 8], 'place'] = 'hamlet-qqzz'
+    table.loc[9] = 'Rome', 'NO', 9  # each is frequent, together they are one row's
+    metadata = Metadata.detect_from_dataframes({'t': table})
+    changes = {**PROTECTED, 'rare_category_replacement': replacement}
+    synthesizer = NVIBSynthesizer(metadata, **{**TINY, **changes})
+    synthesizer.add_constraints([FixedCombinations(['place', 'land'])])
+    synthesizer.fit({'t': table.copy()})
+    sampled = synthesizer.sample(500)['t']
+    expected = {('Bern', 'CH'), ('Rome', 'IT'), ('Oslo', 'NO')}
+    combinations = set(sampled[['place', 'land']].dropna().itertuples(index=False, name=None))
+    assert combinations == expected
+    assert sampled[['place', 'land']].isna().all(axis=1).any() == (replacement == 'missing')
+    synthesizer.save_model(tmp_path / 'model')
+    synthesizer.save(tmp_path / 'model.pkl')
+    for file in tmp_path.rglob('*.*'):
+        assert file.is_dir() or b'hamlet-qqzz' not in file.read_bytes()
+
+
+def test_rows_that_break_a_constraint_once_protected_are_refused_with_the_remedy():
+    source = rng()
+    low = source.normal(size=200)
+    table = pd.DataFrame({'low': low, 'high': low + source.exponential(0.1, 200)})
+    columns = {'columns': {'low': NUMERICAL, 'high': NUMERICAL}}
+    metadata = Metadata.load_from_dict({'tables': {'t': columns}})
+    synthesizer = NVIBSynthesizer(metadata, **TINY, numerical_threshold=5)
+    synthesizer.add_constraints([Inequality('low', 'high')])
+    with pytest.raises(InvalidTableError, match=r'meet the constraints.*Lower numerical_threshold'):
+        synthesizer.fit({'t': table})
 
 
 def test_the_table_of_the_user_stays_as_it_was():
-    table, synthesizer = make_table(), fit(rare_category_threshold=5, numerical_threshold=5)
+    table, synthesizer = make_table(), fit(**PROTECTED)
     given = table.copy()
     with pytest.warns(UserWarning, match='already been fitted'):
         synthesizer.preprocess({'t': given})
@@ -268,9 +326,7 @@ def test_the_table_of_the_user_stays_as_it_was():
 
 
 def test_generators_do_not_depend_on_the_rows():
-    metadata = Metadata.load_from_dict(
-        {'tables': {'t': {'columns': COLUMNS, 'primary_key': 'key'}}}
-    )
+    metadata = make_metadata()
     seeds = []
     for table in (make_table(), make_table()[::-1].reset_index(drop=True)):
         synthesizer = NVIBSynthesizer(metadata, **TINY)
