@@ -7,6 +7,7 @@ they found is kept below as a plain test.
 import datetime
 import decimal
 import os
+import random
 import socket
 import subprocess
 import sys
@@ -430,17 +431,24 @@ def test_a_refused_table_with_integer_names_stays_as_it_was():
 # Determinism, and no connection anywhere
 
 
-def fit_and_sample():
+def fit_small(checkpoint=None):
+    """A fit in which everything that draws has a part: dropout, keys and personal data as well."""
     source = np.random.default_rng(0)
     table = pd.DataFrame({'a': source.normal(size=80), 'b': source.choice(list('xy'), 80)})
-    metadata = Metadata.load_from_dict(
-        {'tables': {'t': {'columns': {'a': NUMERICAL, 'b': CATEGORICAL}}}}
-    )
-    synthesizer = NVIBSynthesizer(metadata, **TINY)
+    table['key'], table['mail'] = np.arange(80), [f'user{i}@example.com' for i in range(80)]
+    described = {'a': NUMERICAL, 'b': CATEGORICAL, 'key': {'sdtype': 'id'}}
+    described['mail'] = {'sdtype': 'email', 'pii': True}
+    columns = {'columns': described, 'primary_key': 'key'}
+    metadata = Metadata.load_from_dict({'tables': {'t': columns}})
+    synthesizer = NVIBSynthesizer(metadata, **TINY, dropout=0.2)
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
-        synthesizer.fit({'t': table})
-        return synthesizer.sample(5000)['t']
+        synthesizer.fit({'t': table}, checkpoint=checkpoint)
+    return synthesizer, table
+
+
+def fit_and_sample():
+    return fit_small()[0].sample(5000)['t']
 
 
 @pytest.mark.parametrize('threads', [1, 2])
@@ -466,18 +474,14 @@ def test_nothing_connects_and_no_global_random_state_changes(monkeypatch, tmp_pa
     for name in ('connect', 'connect_ex', 'sendto'):
         monkeypatch.setattr(socket.socket, name, refuse)
     monkeypatch.setattr(socket, 'getaddrinfo', refuse)
-    source = np.random.default_rng(0)
-    table = pd.DataFrame({'a': source.normal(size=80), 'b': source.choice(list('xy'), 80)})
-    described = {'a': NUMERICAL, 'b': CATEGORICAL}
-    metadata = Metadata.load_from_dict({'tables': {'t': {'columns': described}}})
-    before = np.random.get_state()[1].copy(), torch.get_rng_state()  # noqa: NPY002
+    before = np.random.get_state()[1].copy(), torch.get_rng_state(), random.getstate()  # noqa: NPY002
+    synthesizer, table = fit_small(tmp_path / 'checkpoint')
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
-        synthesizer = NVIBSynthesizer(metadata, **TINY)
-        synthesizer.fit({'t': table}, checkpoint=tmp_path / 'checkpoint')
         synthesizer.sample(20)
         synthesizer.save_model(tmp_path / 'model')
         NVIBSynthesizer.load_model(tmp_path / 'model').sample(20)
         synthesizer.evaluate({'t': table}, test={'t': table[:40]})
     assert (np.random.get_state()[1] == before[0]).all()  # noqa: NPY002
     assert torch.equal(torch.get_rng_state(), before[1])
+    assert random.getstate() == before[2]
