@@ -63,12 +63,23 @@ class DateEncoder(UnixTimestampEncoder):
     """RDT's encoder of dates, in nanoseconds whatever the unit of their type.
 
     RDT counts a date in its own unit and takes the count for nanoseconds again: every date of a
-    type in seconds or microseconds would come back in January 1970.
+    type in seconds or microseconds would come back in January 1970. What it writes in a format it
+    reads again by guessing: the day for the month, or not at all.
     """
 
     def _convert_to_datetime(self, data: pd.Series) -> pd.Series:
         dates = super()._convert_to_datetime(data)
         return dates.dt.as_unit('ns') if pd.api.types.is_datetime64_any_dtype(dates) else dates
+
+    def _format_datetime(self, datetime_data: pd.Series) -> pd.Series:
+        if not pd.api.types.is_datetime64_any_dtype(self._dtype):
+            return super()._format_datetime(datetime_data)
+        form = self._get_pandas_datetime_format()
+        has_zone = isinstance(self._dtype, pd.DatetimeTZDtype)
+        if has_zone:  # a format without hours can hold the days of this zone alone
+            datetime_data = datetime_data.dt.tz_convert(self._dtype.tz)
+        text = datetime_data.dt.strftime(self.datetime_format)
+        return pd.to_datetime(text, format=form, utc=has_zone).astype(self._dtype)
 
 
 NUMBER = (int, float, np.integer, np.floating)
@@ -172,11 +183,12 @@ def can_be_written(dates: pd.Series, form: str) -> bool:
     A format may leave the year or its century out, or move a date beyond what its type can hold.
     """
     ends = dates.agg(['min', 'max']).dropna()
-    try:
-        again = pd.to_datetime(ends.dt.strftime(form), format=form)
+    try:  # in UTC, since summer and winter of a zone are two zones once written
+        again = pd.to_datetime(ends.dt.strftime(form), format=form, utc=True)
     except pd.errors.OutOfBoundsDatetime:
         return False
-    return bool((again.dt.year == ends.dt.year).all())
+    same = ends if ends.dt.tz is None else ends.dt.tz_convert('UTC')
+    return bool((again.dt.year == same.dt.year).all())
 
 
 def keep_zones(processor: DataProcessor, table: pd.DataFrame) -> list[str]:

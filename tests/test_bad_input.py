@@ -311,6 +311,23 @@ def test_a_format_names_a_zone_if_its_dates_have_one_or_is_refused(zone):
     assert check(days, {'a': fails}) is None
 
 
+@pytest.mark.parametrize('first', ['2001-01-01', '1838-02-19'])
+@pytest.mark.parametrize('form', ['%Y-%m-%d %H:%M%z', '%d.%m.%Y %z'])
+def test_dates_of_summer_and_winter_work_with_a_format(form, first):
+    days = pd.Series(pd.to_datetime([first, '2001-01-15', '2001-07-15', None] * 6))
+    table = pd.DataFrame({'a': days.dt.tz_localize('Europe/Zurich')})
+    assert check(table, {'a': {'sdtype': 'datetime', 'datetime_format': form}}) is not None
+
+
+@pytest.mark.parametrize('form', ['%d.%m.%Y %z', '%d.%m.%Y %H.%M.%S.%f'])
+def test_the_day_is_not_taken_for_the_month(form):
+    days = pd.Series(pd.to_datetime([f'2001-{m}-02' for m in (1, 2, 3)] * 9))
+    days = days.dt.tz_localize('UTC' if '%z' in form else None)
+    table = pd.DataFrame({'a': days})
+    made = check(table, {'a': {'sdtype': 'datetime', 'datetime_format': form}})
+    assert set(made['a']) == set(days)
+
+
 @pytest.mark.parametrize('form', ['%Y', '%d.%m.%y'])
 def test_dates_that_do_not_come_back_from_their_format_are_refused(form):
     table = pd.DataFrame({'a': pd.to_datetime(['1677-09-22', '2001-01-01'] * 9)})
