@@ -99,7 +99,7 @@ from sdv_nvib.quality import (
 from sdv_nvib.report import write_report
 from sdv_nvib.sampling import FittedModel, remember_posteriors
 from sdv_nvib.streaming import RowsOnDisk, TableFiles
-from sdv_nvib.tokens import KnownRows, TableSchema, TableSummary
+from sdv_nvib.tokens import CategoricalColumn, KnownRows, TableSchema, TableSummary
 from sdv_nvib.training import EpochRecord, Trainer, TrainingConfig, choose_device
 
 if TYPE_CHECKING:
@@ -1189,6 +1189,7 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
             )
             synthesizer._check_restored(stored)
             synthesizer.sample(num_rows=1)  # parts that contradict each other show here
+            synthesizer._try_categories()
             synthesizer.reset_sampling()
         return synthesizer
 
@@ -1205,6 +1206,26 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
             if is_chained:
                 metadata = constraint.get_updated_metadata(metadata)
         self._constraints_fitted = True
+
+    def _try_categories(self) -> None:
+        """Have constraints turn every category of the columns that they made back."""
+        known = self._original_metadata.tables[self._table_name].columns
+        made = {
+            column.name: column.categories
+            for column in self._schema.columns
+            if isinstance(column, CategoricalColumn) and column.name not in known
+        }
+        num_rows = max((len(categories) for categories in made.values()), default=0)
+        if not num_rows:
+            return
+        row = self._sample(1)
+        rows = row.loc[row.index.repeat(num_rows)].reset_index(drop=True)
+        for name, categories in made.items():
+            if len(categories):  # it may be missing in every row
+                rows[name] = np.resize(categories, num_rows)
+        turned = self.reverse_transform_constraints(self._data_processor.reverse_transform(rows))
+        if set(turned) != set(known):
+            raise ModelFileError(f'Constraints must give the columns {list(known)[:20]}.')
 
     def _check_restored(self, stored: dict[str, Any]) -> None:
         """Take the last attributes of a loaded synthesizer, and compare its parts."""

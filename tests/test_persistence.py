@@ -330,6 +330,22 @@ def test_hostile_constraints_are_refused(kind, saved_constrained, tmp_path):
         NVIBSynthesizer.load_model(folder)
 
 
+def test_categories_that_constraints_cannot_turn_back_are_refused(saved_constrained, tmp_path):
+    outcomes = {}
+    for place, column in enumerate(
+        json.loads((saved_constrained / 'model.json').read_text())['schema']
+    ):
+        for value in (0, 'nowhere') if column.get('categories') else ():
+            folder = shutil.copytree(saved_constrained, tmp_path / f'{place} {value}')
+            edit(folder, 'model.json', functools.partial(change_category, place, value))
+            outcomes[column['name'], value] = load_and_use(folder)
+    assert outcomes['a#b#c.nan_component', 0] == 'refused'  # by chance only, were one row tried
+
+
+def change_category(place, value, document):
+    document['schema'][place]['categories'][-1] = value
+
+
 # What cannot be saved
 
 
