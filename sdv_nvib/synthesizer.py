@@ -220,6 +220,8 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
     _checkpoint: Checkpoint | None = None
     _drawn: int = 0  # rows since the generators of keys were reset
     _files: TableFiles | None = None  # of the fit under way
+    metadata: Metadata
+    _original_metadata: Metadata
     _privacy_guarantee: PrivacyGuarantee | None = None
     _model_sdtype_transformers: ClassVar = {'categorical': None, 'boolean': None, 'ordinal': None}
 
@@ -658,7 +660,7 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
                 groups = [group for group in groups if not group & joined] + [joined]
         for group in groups:
             names = [name for name in table if name in group]
-            rng = np.random.default_rng([self.seed, table.columns.get_loc(names[0])])
+            rng = np.random.default_rng([self.seed, list(table).index(names[0])])
             protected = protect_combinations(
                 table[names], self.rare_category_threshold, self.rare_category_replacement, rng
             )
