@@ -1357,7 +1357,7 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
         with tqdm(total=num_rows, initial=done.batches * batch_size, desc='Sampling rows') as bar:
             for batch in range(done.batches, math.ceil(num_rows / batch_size)):
                 state = np.random.SeedSequence([done.seed, batch]).generate_state(1, np.uint64)
-                self._set_random_state(int(state[0] >> 1))
+                self._set_random_state(int(state[0]) >> 1)
                 size = min(batch_size, num_rows - batch * batch_size)
                 rows = self._sample_batch(size, max_tries)
                 file.append(rows, self._drawn)
