@@ -467,7 +467,7 @@ def load_and_use(folder):
     else:
         assert len(loaded.sample(20)['t']) == 20
         outcome = 'loaded'
-    assert time.process_time() - started < 20
+    assert time.process_time() - started < 60
     return outcome
 
 
