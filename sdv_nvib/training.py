@@ -432,7 +432,7 @@ class Trainer:
             # Every process has noise of its own. A seed of the epoch, not a state that goes on:
             # the first process's checkpoint then is enough for all.
             sequence = np.random.SeedSequence([self.config.seed, epoch, self.rows.rank])
-            seed = int(sequence.generate_state(1, np.uint64)[0] >> 1)
+            seed = int(sequence.generate_state(1, np.uint64)[0]) >> 1
             self.noise.manual_seed(seed)
             torch.manual_seed(seed)  # dropout's
         return self.rows.batches(epoch, self.local_batch_size)
