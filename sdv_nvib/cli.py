@@ -51,8 +51,6 @@ def _format(path: Path) -> str:
 
 def _read_table(path: Path, metadata: Metadata | None = None) -> pd.DataFrame:
     """Read a table; with metadata, a CSV file's labels and ids stay text ('007' is not 7)."""
-    if _format(path) == '.parquet':
-        return pd.read_parquet(path)
     texts = {}
     if metadata is not None:
         columns = next(iter(metadata.to_dict()['tables'].values()))['columns']
@@ -62,7 +60,22 @@ def _read_table(path: Path, metadata: Metadata | None = None) -> pd.DataFrame:
             if column['sdtype'] not in READ_AS_NUMBERS_OR_DATES
             and all(isinstance(value, str) for value in column.get('range_values') or [])
         }
-    return pd.read_csv(path, dtype=texts)
+    is_parquet = _format(path) == '.parquet'
+    try:
+        table = pd.read_parquet(path) if is_parquet else pd.read_csv(path, dtype=texts)
+    except (ValueError, OSError) as error:  # of pandas, PyArrow and gzip: bytes of another kind
+        reason = str(error).strip('. \n')
+        kind = 'Parquet' if is_parquet else 'CSV with commas, a line of names and UTF-8 text'
+        raise InvalidParameterError(
+            f'{str(path)!r} must hold a table as {kind}, and cannot be read as such ({reason}). '
+            'Convert it, or name another file.'
+        ) from error
+    if table.empty:
+        raise InvalidParameterError(
+            f'{str(path)!r} must hold rows, it has {len(table)} of {table.shape[1]} columns. Name '
+            'another file.'
+        )
+    return table
 
 
 def _read_metadata(path: Path) -> Metadata:
@@ -341,7 +354,12 @@ def _condition(
         elif pd.api.types.is_bool_dtype(drawn[name]) and text.lower() in ('true', 'false'):
             value = text.lower() == 'true'
         elif pd.api.types.is_numeric_dtype(drawn[name]):
-            value = pd.to_numeric(text)
+            value = pd.to_numeric(text, errors='coerce')
+            if pd.isna(value):
+                raise InvalidParameterError(
+                    f"Table '{table_name}', column {name!r} holds numbers, received {text!r} as a "
+                    f'condition. Give a number, or nothing after the sign for a missing value.'
+                )
         values[name] = value
     return values
 

@@ -52,6 +52,8 @@ DISCLOSURE_ROWS = 10_000
 RESAMPLES = 200
 DISTANCE_AUC = 'membership inference by distance (AUC)'
 DISTANCE_TPR = 'membership inference by distance (TPR at 1 % FPR)'
+LIKELIHOOD_AUC = 'membership inference by likelihood (AUC)'
+LIKELIHOOD_TPR = 'membership inference by likelihood (TPR at 1 % FPR)'
 REAL_COLOUR, SYNTHETIC_COLOUR = '#0072B2', '#E69F00'  # Okabe and Ito: safe for colour-blind eyes
 
 

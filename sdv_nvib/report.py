@@ -30,6 +30,8 @@ from tqdm.auto import tqdm
 from sdv_nvib._version import __version__
 from sdv_nvib.errors import InvalidParameterError
 from sdv_nvib.quality import (
+    DISTANCE_AUC,
+    LIKELIHOOD_AUC,
     MISSING,
     REAL_COLOUR,
     SYNTHETIC_COLOUR,
@@ -91,6 +93,7 @@ def _with_second(
     real: pd.DataFrame,
     metadata: Metadata,
     test: pd.DataFrame | None,
+    num_made: int,
     attack: tuple[list[str] | None, list[str] | None],
     seed: int,
 ) -> _Scored:
@@ -104,6 +107,10 @@ def _with_second(
     else:
         base, second = real, test
         words = f'the {len(test):,} real test rows against the real rows'
+    if len(second) < num_made:
+        words += (
+            f'. They are fewer than the {num_made:,} synthetic rows, and score lower by chance alone'
+        )
     of_second = evaluate_quality(
         base, second, metadata, sensitive=sensitive, known=known, seed=seed
     )
@@ -125,7 +132,9 @@ def _likeness(scored: _Scored) -> _Verdict:
             'ones).'
         )
     if valid <= 1 - 1e-9:
-        answer += f' Only {valid:.1%} of the checks of valid values and structure pass.'
+        # Rounded down: 100.0% would say that all pass.
+        passed = math.floor(1000 * valid) / 1000
+        answer += f' Only {passed:.1%} of the checks of valid values and structure pass.'
     return _Verdict('Good' if good else 'Check', 'Is it like the real table?', answer)
 
 
@@ -143,11 +152,19 @@ def _privacy(scored: _Scored, num_rows: int) -> _Verdict:
         return _Verdict('Not measured', question, answer)
     unseen = scores['exact copies among test rows']
     limit = 0.5 + max(DCR_MARGIN, 1 / math.sqrt(num_rows))
-    good = share <= limit and copies <= unseen + COPIES_MARGIN
+    of_rows, of_model = (scores.get(name, math.nan) for name in (DISTANCE_AUC, LIKELIHOOD_AUC))
+    good = share <= limit and copies <= unseen + COPIES_MARGIN and not of_rows > limit
     answer += (
         f' (unseen real rows: {unseen:.2%}). {share:.0%} of them lie nearer to a training row than '
         f'to an unseen one; 50% is ideal, up to {limit:.0%} can be chance.'
     )
+    if of_rows > limit:
+        answer += f' They let an attacker guess who was in the training rows (AUC {of_rows:.2f}).'
+    if of_model > limit:
+        answer += (
+            f' The model itself gives away more (AUC {of_model:.2f}; 0.5 is nothing): pass on the '
+            'rows, not the model.'
+        )
     return _Verdict('Good' if good else 'Check', question, answer)
 
 
@@ -203,7 +220,7 @@ def _measures(scored: _Scored) -> dict[str, list[dict[str, str]]]:
                 'measure': measure.removesuffix(' %'),
                 'value': _format(value, measure),
                 'second': '–' if math.isnan(best) else _format(best, measure),
-                'meaning': meaning,
+                'meaning': meaning.replace('`', ''),
             }
             groups.setdefault(_group(measure), []).append(row)
     properties = scored.synthetic.diagnostic_report.get_properties().dropna()
@@ -375,7 +392,9 @@ def write_report(
         )
     attack = sensitive, known
     with tqdm(total=4, desc='Writing the report', disable=not verbose, unit='step') as progress:
-        scored = _with_second(evaluation, real_rows, metadata, test_rows, attack, seed)
+        scored = _with_second(
+            evaluation, real_rows, metadata, test_rows, len(made_rows), attack, seed
+        )
         progress.update()
         columns = _columns(bin_tables(*both), evaluation.shape_errors)
         progress.update()
@@ -399,6 +418,7 @@ def write_report(
                 'Real rows': f'{len(real_rows):,}',
                 'Synthetic rows': f'{len(made_rows):,}',
                 'Test rows': '–' if test_rows is None else f'{len(test_rows):,}',
+                'Epochs trained': '–' if history is None else len(history),
                 'Seed of the scores': seed,
                 'Written': datetime.now(timezone.utc).strftime('%Y-%m-%d %H:%M UTC'),
             },

@@ -90,6 +90,8 @@ from sdv_nvib.protection import (
     without_values,
 )
 from sdv_nvib.quality import (
+    LIKELIHOOD_AUC,
+    LIKELIHOOD_TPR,
     MembershipInference,
     QualityEvaluation,
     evaluate_quality,
@@ -1885,7 +1887,7 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
                 raise UnknownValueError(
                     f"Table '{self._table_name}', column '{name}': with enforce_min_max_values a "
                     f'condition must be in the range of the training data, [{low}, {high}], '
-                    f'received {outside.iloc[0]!r}. Give a value in this range, or fit with '
+                    f'received {outside.iloc[0]}. Give a value in this range, or fit with '
                     'enforce_min_max_values=False.'
                 )
 
@@ -2586,7 +2588,6 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
                     'scores, which are taken from the real rows, are not protected.',
                 )
             )
-        names = ('AUC', 'TPR at 1 % FPR')
         values, note = (math.nan, math.nan), 'Not taken: it needs `test`'
         intervals = ['', '']
         if test is not None:
@@ -2598,8 +2599,10 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
                 for interval in (attack.auc_interval, attack.tpr_interval)
             ]
             note = 'An attacker with the model takes rows it finds likely for training rows'
-        for name, value, ideal, interval in zip(names, values, (0.5, 0.01), intervals, strict=True):
-            measure = f'membership inference by likelihood ({name})'
+        names = (LIKELIHOOD_AUC, LIKELIHOOD_TPR)
+        for measure, value, ideal, interval in zip(
+            names, values, (0.5, 0.01), intervals, strict=True
+        ):
             rows.append((measure, value, ideal, f'{note}{interval}.'))
         return pd.DataFrame(rows, columns=['measure', 'value', 'ideal', 'meaning'])
 
