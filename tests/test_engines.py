@@ -2,7 +2,6 @@
 
 import os
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -26,15 +25,6 @@ pytestmark = [
 @pytest.fixture(scope='module')
 def synthesizer():
     return make()
-
-
-def test_the_plain_path_imports_none_of_them():
-    script = (
-        'import sys, sdv_nvib, sdv_nvib.cli\n'
-        "print([m for m in ('ray', 'pyspark', 'pyarrow.parquet') if m in sys.modules])"
-    )
-    run = subprocess.run([sys.executable, '-c', script], capture_output=True, text=True, check=True)
-    assert run.stdout == '[]\n'
 
 
 # ------------------------------------------------------------------------- Ray
