@@ -1549,12 +1549,9 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
         """What decides the rows that this synthesizer draws, but for versions and device."""
         columns, arrays = store_schema(self._schema)
         _, weights = store_model(self._model)
-        parameters = self.get_parameters()
-        for name in ('verbose', 'enable_gpu'):
-            del parameters[name]
         transformers = self._data_processor._hyper_transformer.field_transformers
         documents = [
-            parameters,
+            self._deciding_parameters(),
             columns,
             self._original_metadata.to_dict(),
             [constraint.get_constraint_dict() for constraint in self.get_constraints()],
