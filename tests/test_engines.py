@@ -33,6 +33,7 @@ def synthesizer():
 @pytest.fixture(scope='module')
 def ray():
     os.environ.setdefault('RAY_raylet_start_wait_time_s', '300')  # on a busy machine
+    os.environ.setdefault('RAY_worker_niceness', '0')
     ray = pytest.importorskip('ray')
     paths = os.pathsep.join([str(ROOT), str(ROOT / 'tests')])
     ray.init(

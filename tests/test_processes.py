@@ -239,6 +239,7 @@ def test_ray_train_goes_on_after_a_worker_was_killed(tmp_path):
         'RAY_raylet_start_wait_time_s': '600',  # a busy machine is no error
         'RAY_gcs_server_request_timeout_seconds': '600',
         'RAY_worker_register_timeout_seconds': '600',
+        'RAY_worker_niceness': '0',
     }
     done = subprocess.run([*command, *arguments], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-5000:]
