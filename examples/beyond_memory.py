@@ -79,7 +79,7 @@ def large(options):
     model = NVIBSynthesizer(metadata, epochs=50, **SMALL)
     model.fit({TABLE: table})
     started = cpu_seconds()
-    paths = model.sample_to_parquet(folder, options.rows, 500_000)
+    paths = model.sample_to_parquet(folder, options.rows, 500_000, workers=os.cpu_count() or 1)
     size = sum(path.stat().st_size for path in paths) / 2**20
     used = cpu_seconds() - started
     print(f'{options.rows:,} rows in {len(paths)} files, {size:,.0f} MB, {used:.0f} CPU seconds')
