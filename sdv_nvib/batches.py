@@ -13,7 +13,7 @@ from pathlib import Path
 import pandas as pd
 
 from sdv_nvib.errors import StorageError
-from sdv_nvib.persistence import flush
+from sdv_nvib.persistence import put_in_place
 
 __all__ = ['BatchFile', 'BatchProgress']
 
@@ -120,9 +120,7 @@ class BatchFile:
     def _write(self, progress: BatchProgress) -> None:
         temporary = self._note.with_suffix('.writing')
         temporary.write_text(json.dumps(asdict(progress)), 'ascii')
-        flush(temporary)
-        temporary.replace(self._note)
-        flush(self._note.parent)
+        put_in_place(temporary, self._note)
         self.progress = progress
 
     def _read(self, remedy: str) -> BatchProgress:

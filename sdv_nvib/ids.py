@@ -13,17 +13,18 @@ from typing import Any
 
 import numpy as np
 
-from sdv_nvib.errors import InvalidParameterError
+from sdv_nvib.errors import InvalidParameterError, ModelFileError
 
 if sys.version_info >= (3, 11):
     from re import _parser  # type: ignore[attr-defined]
 else:
     import sre_parse as _parser
 
-__all__ = ['CountedIds', 'PatternIds', 'pattern_of_template']
+__all__ = ['CountedIds', 'PatternIds', 'check_regex', 'pattern_of_template']
 
 MAX_INDEX = 2**63 - 1
 MAX_REPEAT = 16  # of `*` and `+`, as in RDT
+MAX_REGEX_LENGTH, MAX_REGEX_COST = 1000, 10**6
 CATEGORIES = {
     _parser.CATEGORY_SPACE: r'\s',
     _parser.CATEGORY_NOT_SPACE: r'\S',
@@ -208,3 +209,35 @@ def pattern_of_template(template: str, letters: str) -> str:
     """
     places = {**PLACEHOLDERS, '?': f'[{re.escape(letters)}]'}
     return ''.join(places.get(character, re.escape(character)) for character in template)
+
+
+def check_regex(regex: Any) -> None:
+    """Refuse a regular expression whose texts would take RDT long to begin with.
+
+    Raises:
+        ModelFileError: It is too long, or repeats too much.
+    """
+    if not isinstance(regex, str) or len(regex) > MAX_REGEX_LENGTH:
+        raise ModelFileError(
+            f'A regex_format must be text of at most {MAX_REGEX_LENGTH} characters, received '
+            f'{str(regex)[:80]!r}.'
+        )
+    if _regex_cost(_parser.parse(regex)) > MAX_REGEX_COST:
+        raise ModelFileError(
+            f'A regex_format must not repeat its parts so often, received {regex[:80]!r}.'
+        )
+
+
+def _regex_cost(parsed: Any) -> int:
+    """About how many parts RDT makes for a parsed regular expression before the first text."""
+    cost = 0
+    for operation, arguments in parsed:
+        if operation in (_parser.MAX_REPEAT, _parser.MIN_REPEAT):
+            _, most, inner = arguments
+            most = MAX_REPEAT if most == _parser.MAXREPEAT else most
+            cost += (int(most) + 1) ** 2 * _regex_cost(inner)
+        elif operation == _parser.SUBPATTERN:
+            cost += _regex_cost(arguments[3])
+        else:
+            cost += 1
+    return cost

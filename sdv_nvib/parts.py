@@ -20,7 +20,6 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context, parent_process
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import cloudpickle
@@ -34,7 +33,8 @@ from sdv_nvib.errors import (
     StorageError,
     WorkerError,
 )
-from sdv_nvib.persistence import file_checksum, flush
+from sdv_nvib.persistence import file_checksum, put_in_place
+from sdv_nvib.streaming import import_arrow
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -110,22 +110,6 @@ def installed_versions() -> dict[str, str]:
     return {name: importlib.metadata.version(name) for name in PACKAGES}
 
 
-def import_arrow() -> ModuleType:
-    """PyArrow with its Parquet reader.
-
-    Raises:
-        InvalidParameterError: It is not installed.
-    """
-    try:
-        import pyarrow.parquet
-    except ImportError as error:
-        raise InvalidParameterError(
-            'Parquet files need PyArrow, which is not installed. '
-            "Run: pip install 'sdv-nvib[parquet]'"
-        ) from error
-    return pyarrow
-
-
 def infer_schema(rows: pd.DataFrame, where: str) -> 'pa.Schema':
     """The Arrow types of a table from some of its rows.
 
@@ -182,13 +166,7 @@ class PartFolder:
         except StorageError:
             raise
         except OSError as error:
-            raise self._unusable(error) from error
-
-    def _unusable(self, error: OSError) -> StorageError:
-        return StorageError(
-            f"The parts could not be written to '{self.folder}': {error}. Parts that are "
-            'whole stay; free some space or mend the folder, and call sample_to_parquet again.'
-        )
+            raise _unwritten(folder, error) from error
 
     def _read(self) -> None:
         path = self.folder / MANIFEST
@@ -250,12 +228,19 @@ class PartFolder:
         try:
             self._write()
         except OSError as error:
-            raise self._unusable(error) from error
+            raise _unwritten(self.folder, error) from error
 
     def close(self) -> None:
         """Remove what workers that were killed have left."""
         for path in self.folder.glob(f'.*{WRITING}'):
             path.unlink(missing_ok=True)
+
+
+def _unwritten(path: Path, error: OSError) -> StorageError:
+    return StorageError(
+        f"'{path}' could not be written: {error}. Parts that are whole stay; free some space or "
+        'mend the folder, and call sample_to_parquet again.'
+    )
 
 
 @contextmanager
@@ -267,10 +252,8 @@ def _whole(path: Path) -> Iterator[Path]:
     temporary = Path(name)
     try:
         yield temporary
-        flush(temporary)
         temporary.chmod(0o644)
-        temporary.replace(path)
-        flush(path.parent)
+        put_in_place(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -312,10 +295,7 @@ class PartTask:
                 'the column before fit.'
             ) from error
         except OSError as error:
-            raise StorageError(
-                f"'{path}' could not be written: {error}. Parts that are whole stay; free "
-                'some space or mend the folder, and call sample_to_parquet again.'
-            ) from error
+            raise _unwritten(path, error) from error
         return PartRecord(part, rows, **checksum)
 
 

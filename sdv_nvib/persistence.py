@@ -44,7 +44,7 @@ __all__ = [
     'encode_value',
     'file_checksum',
     'fingerprint',
-    'flush',
+    'put_in_place',
     'read_folder',
     'reading',
     'restore_model',
@@ -108,11 +108,8 @@ def encode_value(value: Any) -> Any:
         return {'type': 'missing', 'value': repr(value)}
     if isinstance(value, pd.Timestamp):
         zone = None if value.tz is None else _zone(value.tz)
-        whole = int(
-            value.tz_localize(None).asm8.astype(np.int64) if value.tz is None else value.value
-        )
-        unit = value.unit if value.tz is None else 'ns'
-        return {'type': 'timestamp', 'value': whole, 'unit': unit, 'zone': zone}
+        whole = int(value.asm8.astype(np.int64))  # in UTC where there is a zone
+        return {'type': 'timestamp', 'value': whole, 'unit': value.unit, 'zone': zone}
     if isinstance(value, datetime.datetime) and value.tzinfo is None:
         return {'type': 'datetime', 'value': value.isoformat()}
     if isinstance(value, datetime.date) and not isinstance(value, datetime.datetime):
@@ -178,10 +175,9 @@ def decode_value(stored: Any, depth: int = 0) -> Any:
         return np.dtype(stored['dtype']).type(decode_value(value, depth + 1))
     if kind == 'missing':
         return {'NaT': pd.NaT, '<NA>': pd.NA}[value]
-    if kind == 'timestamp' and stored['zone'] is None:
-        return pd.Timestamp(np.datetime64(int(value), stored['unit']))
     if kind == 'timestamp':
-        return pd.Timestamp(int(value), unit='ns', tz='UTC').tz_convert(_zone(stored['zone']))
+        stamp, zone = pd.Timestamp(np.datetime64(int(value), stored['unit'])), stored['zone']
+        return stamp if zone is None else stamp.tz_localize('UTC').tz_convert(_zone(zone))
     if kind == 'datetime':
         return datetime.datetime.fromisoformat(value)
     if kind == 'date':
@@ -270,10 +266,9 @@ def write_folder(folder: Path, documents: Mapping[str, Any], tensors: Mapping[st
         manifest['checksum'] = _checksum_of(manifest)
         (temporary / MANIFEST).write_text(json.dumps(manifest, indent=2), 'ascii')
         for name in [*files, MANIFEST]:
-            flush(temporary / name)
+            _flush(temporary / name)
         temporary.chmod(0o755)
-        temporary.rename(folder)
-        flush(folder.parent)
+        put_in_place(temporary, folder)
     except (OSError, SafetensorError) as error:
         raise StorageError(
             f"The model could not be saved to '{folder}': {error}. The model in memory is as it "
@@ -360,7 +355,14 @@ def _checksum_of(document: Any) -> str:
     return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
 
 
-def flush(path: Path) -> None:
+def put_in_place(temporary: Path, path: Path) -> None:
+    """Give a file or folder its name once the disk holds it, in place of what has the name."""
+    _flush(temporary)
+    temporary.replace(path)
+    _flush(path.parent)
+
+
+def _flush(path: Path) -> None:
     """Have the disk hold a file or a folder's entries before going on."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
@@ -616,9 +618,7 @@ class Checkpoint:
             checksum = fingerprint(content, state.tensors)
             tensors = {name: tensor.contiguous() for name, tensor in state.tensors.items()}
             save_file(tensors, temporary, {'state': text, 'checksum': checksum})
-            flush(temporary)
-            temporary.replace(self.path)
-            flush(self.path.parent)
+            put_in_place(temporary, self.path)
             self.failure = None
         except (OSError, SafetensorError) as error:
             self.failure = StorageError(

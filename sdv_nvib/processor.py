@@ -10,7 +10,6 @@ import datetime
 import hashlib
 import inspect
 import string
-import sys
 from collections.abc import Iterable
 from typing import Any
 
@@ -33,19 +32,13 @@ from sdv.data_processing.datetime_formatter import DatetimeFormatter
 from sdv.data_processing.numerical_formatter import NumericalFormatter
 from sdv.metadata import Metadata
 
-if sys.version_info >= (3, 11):
-    from re import _parser as regex_parser  # type: ignore[attr-defined]
-else:
-    import sre_parse as regex_parser
-
 from sdv_nvib.errors import InvalidParameterError, ModelFileError
-from sdv_nvib.ids import CountedIds, PatternIds, pattern_of_template
+from sdv_nvib.ids import CountedIds, PatternIds, check_regex, pattern_of_template
 from sdv_nvib.persistence import decode_value, encode_value
 
 __all__ = [
     'DateEncoder',
     'can_be_written',
-    'check_regex',
     'keep_zones',
     'key_formats',
     'restore_constraints',
@@ -155,7 +148,6 @@ CONSTRAINTS: dict[type, dict[str, tuple[type, ...]]] = {
 }
 CONSTRAINT_NAMES = sorted(cls.__name__ for cls in CONSTRAINTS)
 MAX_SEED = 2**32 - 2
-MAX_REGEX_LENGTH, MAX_REGEX_COST, ENDLESS_REPEATS = 1000, 10**6, 16
 MAX_CARDINALITY = 10**7
 MAX_FAKER_LENGTH = 10**4  # of texts and lists; limits of a random number may be larger
 TEMPLATES = ('bothify', 'lexify', 'numerify')
@@ -525,38 +517,6 @@ def _restore_transformer(name: str, stored: dict[str, Any]) -> Any:
         transformer.null_transformer = NullTransformer()
         _set_attributes(transformer.null_transformer, stored['nulls'], NULLS)
     return transformer
-
-
-def check_regex(regex: Any) -> None:
-    """Refuse a regular expression whose texts would take RDT long to begin with.
-
-    Raises:
-        ModelFileError: It is too long, or repeats too much.
-    """
-    if not isinstance(regex, str) or len(regex) > MAX_REGEX_LENGTH:
-        raise ModelFileError(
-            f'A regex_format must be text of at most {MAX_REGEX_LENGTH} characters, received '
-            f'{str(regex)[:80]!r}.'
-        )
-    if _regex_cost(regex_parser.parse(regex)) > MAX_REGEX_COST:
-        raise ModelFileError(
-            f'A regex_format must not repeat its parts so often, received {regex[:80]!r}.'
-        )
-
-
-def _regex_cost(parsed: Any) -> int:
-    """About how many parts RDT makes for a parsed regular expression before the first text."""
-    cost = 0
-    for operation, arguments in parsed:
-        if operation in (regex_parser.MAX_REPEAT, regex_parser.MIN_REPEAT):
-            _, most, inner = arguments
-            most = ENDLESS_REPEATS if most == regex_parser.MAXREPEAT else most
-            cost += (int(most) + 1) ** 2 * _regex_cost(inner)
-        elif operation == regex_parser.SUBPATTERN:
-            cost += _regex_cost(arguments[3])
-        else:
-            cost += 1
-    return cost
 
 
 def _check_faker(parameters: dict[str, Any]) -> None:

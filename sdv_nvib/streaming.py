@@ -9,6 +9,7 @@ import hashlib
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,7 +25,7 @@ from sdv_nvib.training import MAX_VALIDATION_ROWS, VALIDATION_SHARE
 if TYPE_CHECKING:
     import pyarrow.dataset as pads
 
-__all__ = ['RowsOnDisk', 'TableFiles']
+__all__ = ['RowsOnDisk', 'TableFiles', 'import_arrow']
 
 FORMATS = {'.parquet': 'parquet', '.pq': 'parquet', '.csv': 'csv', '.csv.gz': 'csv'}
 CHUNK_ROWS = 2**16
@@ -316,19 +317,29 @@ def _random_keys(seed: int, purpose: str, start: int, count: int) -> np.ndarray:
     return (hashes >> np.uint64(11)) * 2.0**-53
 
 
+def import_arrow() -> ModuleType:
+    """PyArrow with its readers and writers of files.
+
+    Raises:
+        InvalidParameterError: It is not installed.
+    """
+    try:
+        import pyarrow.csv
+        import pyarrow.dataset
+        import pyarrow.parquet
+    except ImportError as error:
+        raise InvalidParameterError(
+            'Tables in Parquet or CSV files need PyArrow, which is not installed. '
+            "Run: pip install 'sdv-nvib[parquet]'"
+        ) from error
+    return pyarrow
+
+
 def _open(
     source: 'str | Path | Sequence[str | Path] | pads.Dataset', text_columns: Sequence[str]
 ) -> 'pads.Dataset':
-    try:
-        import pyarrow as pa
-        import pyarrow.csv
-        import pyarrow.dataset as pads
-    except ImportError as error:
-        raise InvalidParameterError(
-            'fit_dataset reads files with PyArrow, which is not installed. Install '
-            "'sdv-nvib[parquet]'."
-        ) from error
-    if isinstance(source, pads.Dataset):
+    pa = import_arrow()
+    if isinstance(source, pa.dataset.Dataset):
         return source
     files = _files(source)
     formats = {_format(path) for path in files}
@@ -343,15 +354,15 @@ def _open(
         options = pa.csv.ConvertOptions(
             column_types={name: pa.string() for name in text_columns}, strings_can_be_null=True
         )
-        file_format = pads.CsvFileFormat(convert_options=options)
+        file_format = pa.dataset.CsvFileFormat(convert_options=options)
     try:
         paths = [str(path) for path in files]
-        dataset = pads.dataset(paths, format=file_format)
+        dataset = pa.dataset.dataset(paths, format=file_format)
         schemas = [fragment.physical_schema for fragment in dataset.get_fragments()]
         # Not the first file's alone: whole numbers in one may be fractions, or missing, in others.
         unified = pa.unify_schemas(schemas, promote_options='permissive')
         schema = pa.schema([_plain(field) for field in unified])
-        return pads.dataset(paths, schema=schema, format=file_format)
+        return pa.dataset.dataset(paths, schema=schema, format=file_format)
     except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
         raise InvalidTableError(
             f'Every file must hold the same columns in types that go together: {error}. Write the '

@@ -43,6 +43,7 @@ from sdv_nvib.errors import (
     UnknownValueError,
 )
 from sdv_nvib.generation import Steering
+from sdv_nvib.ids import CountedIds, PatternIds, check_regex
 from sdv_nvib.model import ModelConfig, TabularNVIB
 from sdv_nvib.parts import (
     ENGINES,
@@ -71,7 +72,6 @@ from sdv_nvib.processes import from_first, process_rank_and_count, require_equal
 from sdv_nvib.processor import (
     DateEncoder,
     can_be_written,
-    check_regex,
     keep_zones,
     key_formats,
     restore_constraints,
@@ -929,7 +929,9 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
         if checkpoint is not None:
             resume = checkpoint.load(self._identity(schema, tokens))
         if isinstance(tokens, RowsOnDisk):
-            require_equal(fingerprint(*store_schema(schema)))
+            columns, arrays = store_schema(schema)
+            seen = {**arrays, 'held out': tokens.held_out}
+            require_equal(fingerprint([columns, tokens.num_rows], seen))
             resume = from_first(resume)
         # Initialisation and dropout know no generator of their own: the global state is borrowed
         # with our seed and given back as it was.
@@ -1574,38 +1576,8 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
             >>> last['key'].to_list()
             [20, 21, 22, 23, 24]
         """
-        self._validate_fit_before_sample()
-        self._whole_number('num_rows', num_rows, 1)
-        self._whole_number('rows_per_part', rows_per_part, 1)
-        self._whole_number('part', part, 0, -(-num_rows // rows_per_part) - 1)
-        self._whole_number('seed', seed, 0, MAX_SEED)
-        if not all(isinstance(condition, Condition) for condition in conditions):
-            raise InvalidParameterError(
-                'conditions must be of the class sdv.sampling.Condition, received '
-                f'{[type(condition).__name__ for condition in conditions]}.'
-            )
+        formats = self._require_parts(part, num_rows, rows_per_part, seed, conditions)
         ends = np.cumsum([condition.get_num_rows() for condition in conditions])
-        if len(ends) and ends[-1] != num_rows:
-            raise InvalidParameterError(
-                f'num_rows must be the sum of the rows of the conditions, {ends[-1]}, received '
-                f'{num_rows}.'
-            )
-        formats = key_formats(self._data_processor, self._table_name)
-        for name, ids in formats.items():
-            if ids is not None and ids.size < num_rows:
-                raise InvalidParameterError(
-                    f"Table '{self._table_name}', column '{name}': its format makes {ids.size} "
-                    f'different values, num_rows is {num_rows}. Give it a longer regex_format in '
-                    'the metadata, and fit again.'
-                )
-        for condition in conditions:
-            for name in formats.keys() & condition.get_column_values().keys():
-                raise InvalidParameterError(
-                    f"Table '{self._table_name}', column '{name}': a value that may not repeat "
-                    'cannot be a condition. Leave it out.'
-                )
-        one_of_each = [Condition(c.get_column_values(), num_rows=1) for c in conditions]
-        self._validate_conditions(self._make_condition_dfs(one_of_each))
         drawer = self._drawer(
             f'{seed} {part}', [n for n, ids in formats.items() if ids is not None]
         )
@@ -1630,6 +1602,49 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
                 yield rows
 
         return draw()
+
+    def _require_parts(
+        self,
+        part: int,
+        num_rows: int,
+        rows_per_part: int,
+        seed: int,
+        conditions: Sequence[Condition],
+    ) -> dict[str, CountedIds | PatternIds | None]:
+        """Check the arguments of `sample_part`; how values that may not repeat are made."""
+        self._validate_fit_before_sample()
+        self._whole_number('num_rows', num_rows, 1)
+        self._whole_number('rows_per_part', rows_per_part, 1)
+        self._whole_number('part', part, 0, -(-num_rows // rows_per_part) - 1)
+        self._whole_number('seed', seed, 0, MAX_SEED)
+        if not all(isinstance(condition, Condition) for condition in conditions):
+            raise InvalidParameterError(
+                'conditions must be of the class sdv.sampling.Condition, received '
+                f'{[type(condition).__name__ for condition in conditions]}.'
+            )
+        rows = sum(condition.get_num_rows() for condition in conditions)
+        if conditions and rows != num_rows:
+            raise InvalidParameterError(
+                f'num_rows must be the sum of the rows of the conditions, {rows}, received '
+                f'{num_rows}.'
+            )
+        formats = key_formats(self._data_processor, self._table_name)
+        for name, ids in formats.items():
+            if ids is not None and ids.size < num_rows:
+                raise InvalidParameterError(
+                    f"Table '{self._table_name}', column '{name}': its format makes {ids.size} "
+                    f'different values, num_rows is {num_rows}. Give it a longer regex_format in '
+                    'the metadata, and fit again.'
+                )
+        for condition in conditions:
+            for name in formats.keys() & condition.get_column_values().keys():
+                raise InvalidParameterError(
+                    f"Table '{self._table_name}', column '{name}': a value that may not repeat "
+                    'cannot be a condition. Leave it out.'
+                )
+        one_of_each = [Condition(c.get_column_values(), num_rows=1) for c in conditions]
+        self._validate_conditions(self._make_condition_dfs(one_of_each))
+        return formats
 
     def _drawer(self, seed: str, keys: list[str]) -> 'NVIBSynthesizer':
         """This synthesizer with generators of its own; it counts in place of making keys."""
@@ -1676,12 +1691,9 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
         """What decides the rows that this synthesizer draws, but for versions and device."""
         columns, arrays = store_schema(self._schema)
         _, weights = store_model(self._model)
-        parameters = self.get_parameters()
-        for name in ('verbose', 'enable_gpu'):
-            del parameters[name]
         transformers = self._data_processor._hyper_transformer.field_transformers
         documents = [
-            parameters,
+            self._deciding_parameters(),
             columns,
             self._original_metadata.to_dict(),
             [constraint.get_constraint_dict() for constraint in self.get_constraints()],

@@ -21,6 +21,7 @@ PAGES = sorted((ROOT / 'docs' / 'pages').glob('*.md'))
 LONG = (
     'ablations',
     'benchmark',
+    'beyond_memory',
     'bottleneck_by_rows',
     'growth',
     'large_scale',

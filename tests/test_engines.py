@@ -2,7 +2,6 @@
 
 import os
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -28,21 +27,13 @@ def synthesizer():
     return make()
 
 
-def test_the_plain_path_imports_none_of_them():
-    script = (
-        'import sys, sdv_nvib, sdv_nvib.cli\n'
-        "print([m for m in ('ray', 'pyspark', 'pyarrow.parquet') if m in sys.modules])"
-    )
-    run = subprocess.run([sys.executable, '-c', script], capture_output=True, text=True, check=True)
-    assert run.stdout == '[]\n'
-
-
 # ------------------------------------------------------------------------- Ray
 
 
 @pytest.fixture(scope='module')
 def ray():
     os.environ.setdefault('RAY_raylet_start_wait_time_s', '300')  # on a busy machine
+    os.environ.setdefault('RAY_worker_niceness', '0')
     ray = pytest.importorskip('ray')
     paths = os.pathsep.join([str(ROOT), str(ROOT / 'tests')])
     ray.init(

@@ -34,17 +34,27 @@ def test_the_class_is_one_and_registered_whatever_is_imported_first(order):
     assert 'sdv_nvib' not in run.stderr
 
 
-def test_a_plain_fit_imports_nothing_of_large_scale():
+def test_one_table_and_one_laptop_need_nothing_of_large_scale():
     script = """
 import sys
+absent = ('pyarrow', 'pyspark', 'ray')
+sys.modules.update(dict.fromkeys(absent))  # as if they were not installed
 import pandas as pd
-import sdv_nvib
+import sdv_nvib, sdv_nvib.cli
 from sdv.metadata import Metadata
 metadata = Metadata.load_from_dict({'tables': {'t': {'columns': {'x': {'sdtype': 'numerical'}}}}})
-small = {'epochs': 1, 'd_model': 8, 'nhead': 1}
-sdv_nvib.NVIBSynthesizer(metadata, **small).fit({'t': pd.DataFrame({'x': range(40)})})
+synthesizer = sdv_nvib.NVIBSynthesizer(metadata, epochs=1, d_model=8, nhead=1)
+synthesizer.fit({'t': pd.DataFrame({'x': range(40)})})
+assert len(synthesizer.sample(10)['t']) == 10
 import torch.distributed
 assert not torch.distributed.is_initialized()
-assert not {'pyarrow.dataset', 'ray'} & set(sys.modules)
+for call in (synthesizer.fit_dataset, lambda folder: synthesizer.sample_to_parquet(folder, 10)):
+    try:
+        call('folder')
+    except sdv_nvib.InvalidParameterError as error:
+        assert "pip install 'sdv-nvib[parquet]'" in str(error), error
+    else:
+        raise AssertionError(call)
+assert not any(sys.modules[name] for name in absent)
 """
     subprocess.run([sys.executable, '-W', 'ignore', '-c', script], check=True)
