@@ -109,7 +109,7 @@ def _with_second(
         words = f'the {len(test):,} real test rows against the real rows'
     if len(second) < num_made:
         words += (
-            f'. They are fewer than the {num_made:,} synthetic rows, and score lower by chance alone'
+            f'. They are fewer than the {num_made:,} synthetic rows: chance lowers their scores'
         )
     of_second = evaluate_quality(
         base, second, metadata, sensitive=sensitive, known=known, seed=seed
