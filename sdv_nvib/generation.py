@@ -20,6 +20,7 @@ from sdv_nvib.nvib import MixtureSample, prior_mixture, sample_mixture
 __all__ = ['AnyOrderGenerator', 'Steering', 'decode_once', 'draw_tokens']
 
 ROWS_PER_ORDER = 256  # more orders bring no more quality, and cost time
+LEAST_ORDERS = 8  # few rows of one order would all share what the model gets wrong in it
 
 
 @dataclass(frozen=True)
@@ -144,9 +145,10 @@ class AnyOrderGenerator:
         network, num_columns = self.network, self.network.num_columns
         if known is None:
             known = torch.full((num_rows, num_columns), -1, device=network.device)
-        blocks = torch.arange(num_rows, device=network.device) // ROWS_PER_ORDER
+        num_orders = max(LEAST_ORDERS, math.ceil(num_rows / ROWS_PER_ORDER))
+        blocks = torch.arange(num_rows, device=network.device) % num_orders
         places = torch.rand(
-            (math.ceil(num_rows / ROWS_PER_ORDER), num_columns),
+            (num_orders, num_columns),
             generator=generator,
             device=network.device,
         )

@@ -7,7 +7,7 @@ import torch
 from scipy.stats import chisquare
 from torch.nn import functional
 
-from sdv_nvib.generation import AnyOrderGenerator, draw_tokens
+from sdv_nvib.generation import LEAST_ORDERS, AnyOrderGenerator, draw_tokens
 from sdv_nvib.nvib import Mixture, MixtureSample, prior_mixture, sample_mixture
 
 SIZES = (3, 20, 4, 2, 7)  # of the columns of `network`
@@ -29,7 +29,8 @@ def generate(model, rows, generator, known=None):
 def generate_without_cache(model, rows, generator):
     """Any-order generation as its definition says: everything encoded and decoded every time."""
     kappa = model.config.kappa
-    order = (1 + torch.rand(1, model.num_columns, generator=generator)).argsort(1).expand(rows, -1)
+    orders = (1 + torch.rand(LEAST_ORDERS, model.num_columns, generator=generator)).argsort(1)
+    order = orders[torch.arange(rows) % LEAST_ORDERS]
     layers, drawn = model.output_layers(), torch.zeros(rows, 0, dtype=torch.int64)
     prior = prior_mixture(rows, model.config.d_model, model.column_query)
     draws = [sample_mixture(prior, kappa, generator)]
@@ -65,6 +66,22 @@ def test_generation_with_cache_equals_generation_without(network, rows, kappa):
     assert cached.shape == (rows, len(SIZES))
     assert (cached >= 0).all()
     assert (cached < torch.tensor(SIZES)).all()
+
+
+@torch.inference_mode()
+def test_a_few_rows_are_drawn_in_several_orders(network):
+    first = []
+
+    class Watched(AnyOrderGenerator):
+        def _ask(self, column):
+            first.append(column)
+            return super()._ask(column)
+
+    model = network()
+    Watched(model, 40).generate(40, rng())
+    assert len(first[0].unique()) > 1
+    assert len(first[0][:LEAST_ORDERS].unique()) > 1
+    assert torch.equal(first[0][:LEAST_ORDERS], first[0][LEAST_ORDERS : 2 * LEAST_ORDERS])
 
 
 def test_generation_follows_its_seed_and_leaves_the_global_generator_alone(network):
