@@ -173,6 +173,7 @@ def test_nothing_is_overwritten_without_force(folder):
         (['sample', 'FOLDER/nowhere.pkl'], 2, 'does not exist'),
         (['sample', 'FOLDER/real.csv'], 1, 'is no model'),
         (['sample', 'MODEL', '-o', 'FOLDER/none/x.csv'], 1, 'Make it first'),
+        (['sample', 'MODEL', '--condition', 'high_perc=much'], 1, "'high_perc' holds numbers"),
         (['detect', 'FOLDER/metadata.json'], 1, 'ends in one of'),
         (['fit', 'FOLDER/real.csv', 'FOLDER/real.csv', '-o', 'FOLDER/m'], 1, 'metadata'),
         (['fit', 'FOLDER/real.csv', 'FOLDER/metadata.json', '-o', 'FOLDER/m', '--set', 'depth=3'],
@@ -190,6 +191,26 @@ def test_errors_are_one_line_with_the_remedy(folder, words, code, says):
     assert 'Traceback' not in result.stderr
     assert result.stdout == ''
     assert not (folder / 'm').exists()
+
+
+@pytest.mark.parametrize(
+    ('name', 'content', 'says'),
+    [
+        ('latin.csv', b'name,x\nM\xfcller,1\n', 'UTF-8'),
+        ('ragged.csv', b'a,b\n1,2\n3,4,5\n', 'line 3'),
+        ('nothing.csv', b'', 'No columns'),
+        ('no.csv.gz', b'a,b\n1,2\n', 'gzip'),
+        ('no.parquet', b'a,b\n1,2\n', 'as Parquet'),
+        ('names.csv', b'a,b\n', 'must hold rows'),
+    ],
+    ids=lambda case: case if isinstance(case, str) and '.' in case else '',
+)
+def test_files_that_hold_no_table_are_refused_by_name(tmp_path, name, content, says):
+    (tmp_path / name).write_bytes(content)
+    line = run('detect', tmp_path / name, code=1).stderr
+    assert line.startswith(f"Error: '{tmp_path / name}' must hold ")
+    assert says in line
+    assert len(line.splitlines()) == 1
 
 
 def test_debug_shows_the_error_itself(folder):

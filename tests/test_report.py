@@ -10,7 +10,7 @@ import pytest
 from sdv.metadata import Metadata
 
 from sdv_nvib.errors import InvalidParameterError
-from sdv_nvib.quality import bin_tables, evaluate_quality
+from sdv_nvib.quality import DISTANCE_AUC, LIKELIHOOD_AUC, bin_tables, evaluate_quality
 from sdv_nvib.report import write_report
 
 BROWSER, DRIVER = shutil.which('chromium'), shutil.which('chromedriver')
@@ -131,6 +131,42 @@ def test_sensitive_columns_and_measures_of_the_model_stand_under_privacy(tmp_pat
     ):
         assert f'<th scope="row">{measure}<' in privacy
         assert value is None or value in privacy
+
+
+def test_attacks_that_succeed_are_in_the_verdict(tmp_path):
+    columns = {name: COLUMNS[name] for name in ('x', 'kind')}
+    real, made, test = (make_table(60, seed)[list(columns)] for seed in (1, 2, 3))
+    tables = real, made, make_metadata(columns)
+    evaluation = evaluate_quality(*tables, test=test)
+    rows = evaluation.summary.set_index('measure')
+    rows.loc[['DCR share', 'exact copies'], 'value'] = [0.5, 0.0]
+    told = []
+    for of_rows, of_model in ((0.5, 0.5), (0.5, 0.9), (0.8, 0.9)):
+        rows.loc[DISTANCE_AUC, 'value'] = of_rows
+        rows.loc[LIKELIHOOD_AUC] = [of_model, 0.5, 'Attack.']
+        changed = replace(evaluation, summary=rows.reset_index())
+        write_report(tmp_path / 'p.html', *tables, test=test, evaluation=changed)
+        text = (tmp_path / 'p.html').read_text(encoding='utf-8')
+        told.append((verdicts(text)[1], 'pass on the rows' in text, 'AUC 0.80' in text))
+    assert told == [('Good', False, False), ('Good', True, False), ('Check', True, True)]
+
+
+def test_fifty_columns_stay_below_ten_megabytes(tmp_path):
+    rng = np.random.default_rng(0)
+    numbers = {f'a_rather_long_name_{k}': {'sdtype': 'numerical'} for k in range(25)}
+    labels = {f'another_long_name_{k}': {'sdtype': 'categorical'} for k in range(25)}
+    names = np.array([f'the label of number {k}' for k in range(30)])
+
+    def table():
+        made = {name: rng.normal(size=40) for name in numbers}
+        return pd.DataFrame(made | {name: rng.choice(names, 40) for name in labels})
+
+    path = tmp_path / 'wide.html'
+    write_report(path, table(), table(), make_metadata(numbers | labels))
+    text = path.read_text(encoding='utf-8')
+    assert text.count('"error":') == 50
+    assert '"49-48":' in text  # the plot of every pair
+    assert path.stat().st_size < 10_000_000
 
 
 def test_without_test_rows_privacy_is_not_judged(tmp_path):
