@@ -4,6 +4,7 @@ import re
 import runpy
 import subprocess
 import sys
+from inspect import signature
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,8 @@ import pytest
 from click.testing import CliRunner
 from matplotlib.image import imread
 from sdv.metadata import Metadata
+from sdv.multi_table import HMASynthesizer
+from sdv.utils import load_synthesizer
 
 from sdv_nvib.cli import main
 
@@ -105,6 +108,32 @@ def test_commands_of_tutorial_and_readme_run(tmp_path, monkeypatch):
         assert (program, result.exit_code) == ('sdv-nvib', 0), result.output
     assert len(pd.read_csv('synthetic.csv')) == 1000
     assert (tmp_path / 'report.html').exists()
+
+
+def test_the_guide_for_several_processes_runs(tmp_path):
+    page = ROOT / 'docs/pages/large_scale.md'
+    (code,) = (block for block in blocks(page, 'py') if 'init_process_group' in block)
+    (command,) = (block for block in blocks(page, 'bash') if 'torchrun' in block)
+    (tmp_path / 'rows').mkdir()
+    make_people(300, seed=0).to_csv(tmp_path / 'rows' / 'people.csv', index=False)
+    metadata = Metadata.detect_from_dataframes({'people': make_people(300, seed=0)})
+    metadata.save_to_json(tmp_path / 'metadata.json')
+    whole, many = "('metadata.json'))", '--nproc-per-node=4'
+    assert whole in code
+    assert many in command
+    (tmp_path / 'train.py').write_text(code.replace(whole, f'{whole[:-1]}, epochs=1, d_model=16)'))
+    words = command.replace(many, '--nproc-per-node=2').split()
+    module = [sys.executable, '-m', 'torch.distributed.run', *words[1:]]
+    done = subprocess.run(module, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert len(load_synthesizer(tmp_path / 'model.pkl').sample(5)['people']) == 5
+
+
+def test_hma_has_no_argument_for_a_synthesizer():
+    assert 'cannot take this' in (ROOT / 'docs/pages/limits.md').read_text(encoding='utf-8')
+    assert list(signature(HMASynthesizer).parameters) == ['metadata', 'locales', 'verbose']
+    settings = signature(HMASynthesizer.set_table_parameters).parameters
+    assert list(settings) == ['self', 'table_name', 'table_parameters']
 
 
 def test_the_pages_build_without_a_warning(tmp_path):
