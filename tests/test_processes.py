@@ -2,21 +2,52 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
+import torch
+
+
+def fit_and_be_killed(folder, rank):
+    """A fit of which process 1 was killed once, after its first checkpoint, and one in peace."""
+    from test_streaming import make
+
+    checkpoint, killed = folder / 'checkpoint', folder / 'killed'
+
+    def die():
+        while not (checkpoint / 'checkpoint.safetensors').exists():
+            time.sleep(0.01)
+        killed.write_text(str(os.getpid()))
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    if rank == 1 and not killed.exists():
+        threading.Thread(target=die, daemon=True).start()
+    settings = {'epochs': 8, 'batch_size': 64}
+    interrupted, whole = make(**settings), make(**settings)
+    interrupted.fit_dataset(folder / 'rows', checkpoint=checkpoint)
+    whole.fit_dataset(folder / 'rows')
+    return interrupted, whole
+
+
+def weights(synthesizer):
+    """All weights in one row."""
+    return torch.cat([p.flatten() for p in synthesizer._model.network.parameters()]).detach()
+
 
 SCRIPT = """
-import json, os, signal, sys, threading, time, warnings
+import json, os, sys, warnings
 warnings.simplefilter('ignore')
 import torch
 torch.set_num_threads(1)
 import torch.distributed as dist
 sys.path.insert(0, sys.argv[1])
 from pathlib import Path
-from test_streaming import make
+from test_processes import fit_and_be_killed, weights
 from sdv_nvib import TrainingError
 from sdv_nvib.model import ModelConfig, TabularNVIB
 from sdv_nvib.processes import require_equal
@@ -83,29 +114,7 @@ try:
 except TrainingError as error:
     refused = str(error)
 
-checkpoint, killed = folder / 'checkpoint', folder / 'killed'
-
-
-def die_once():
-    while not (checkpoint / 'checkpoint.safetensors').exists():
-        time.sleep(0.01)
-    killed.write_text(str(os.getpid()))
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-if rank == 1 and not killed.exists():
-    threading.Thread(target=die_once, daemon=True).start()
-settings = {'epochs': 8, 'batch_size': 64}
-interrupted = make(**settings)
-interrupted.fit_dataset(folder / 'rows', checkpoint=checkpoint)
-whole = make(**settings)
-whole.fit_dataset(folder / 'rows')
-
-
-def weights(synthesizer):
-    return torch.cat([p.flatten() for p in synthesizer._model.network.parameters()]).detach()
-
-
+interrupted, whole = fit_and_be_killed(folder, rank)
 everywhere = [torch.empty_like(weights(whole)) for _ in range(count)]
 dist.all_gather(everywhere, weights(whole))
 result = {
@@ -134,33 +143,17 @@ tests, folder = sys.argv[1:]
 
 
 def train(settings):
-    import json, os, signal, sys, threading, time, warnings
+    import json, sys, warnings
     from pathlib import Path
     warnings.simplefilter('ignore')
     import torch
     torch.set_num_threads(1)
     sys.path.insert(0, settings['tests'])
     import ray.train
-    from test_streaming import make
+    from test_processes import fit_and_be_killed, weights
     folder = Path(settings['folder'])
     rank = ray.train.get_context().get_world_rank()
-    checkpoint, killed = folder / 'checkpoint', folder / 'killed'
-
-    def die_once():
-        while not (checkpoint / 'checkpoint.safetensors').exists():
-            time.sleep(0.01)
-        killed.write_text(str(os.getpid()))
-        os.kill(os.getpid(), signal.SIGKILL)
-
-    if rank == 1 and not killed.exists():
-        threading.Thread(target=die_once, daemon=True).start()
-    interrupted, whole = make(epochs=8, batch_size=32), make(epochs=8, batch_size=32)
-    interrupted.fit_dataset(folder / 'rows', checkpoint=checkpoint)
-    whole.fit_dataset(folder / 'rows')
-
-    def weights(synthesizer):
-        return torch.cat([p.flatten() for p in synthesizer._model.network.parameters()]).detach()
-
+    interrupted, whole = fit_and_be_killed(folder, rank)
     result = {
         'same after a kill': torch.equal(weights(interrupted), weights(whole)),
         'epochs': len(interrupted.get_loss_values()),
