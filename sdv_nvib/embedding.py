@@ -46,7 +46,7 @@ class RowEmbedder(TransformerMixin, BaseEstimator):
         return RowEmbedder(self.synthesizer, self.num_orders)
 
     def __sklearn_is_fitted__(self) -> bool:
-        return self.synthesizer._fitted
+        return self.synthesizer.get_info()['is_fit']
 
     def fit(self, rows: pd.DataFrame, y: Any = None) -> 'RowEmbedder':
         """Do nothing: the synthesizer has been fitted."""
@@ -63,8 +63,8 @@ class RowEmbedder(TransformerMixin, BaseEstimator):
             InvalidParameterError: `num_orders` is below 1.
             UnknownValueError: A value that the training data did not have.
         """
-        table = {self.synthesizer._table_name: rows}
-        return self.synthesizer.encode(table, num_orders=self.num_orders).embedding
+        (table,) = self.synthesizer.get_metadata().tables
+        return self.synthesizer.encode({table: rows}, num_orders=self.num_orders).embedding
 
     def get_feature_names_out(self, input_features: Any = None) -> np.ndarray:
         """Names of the vector's numbers."""

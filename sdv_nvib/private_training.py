@@ -194,6 +194,10 @@ class PrivateTrainer(Trainer):
         )
         super()._prepare(tokens)
 
+    def _num_parts(self) -> int:
+        """One: the rows of a batch are differentiated together, with all threads of torch."""
+        return 1
+
     def _source(self, tokens: Tensor | Rows) -> Rows:
         """Nothing is held out: what held-out rows chose would be told by the model."""
         return _AllRows(cast(Tensor, tokens).to(self.model.device))

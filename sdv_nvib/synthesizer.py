@@ -297,7 +297,9 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
     def _validate_parameters(self) -> None:
         for name in ('epochs', 'batch_size'):
             if getattr(self, name) is not None:
-                self._require_integer(name, 1, 'a number, or None to choose by the data')
+                self._whole_number(
+                    name, getattr(self, name), 1, remedy='a number, or None to choose by the data'
+                )
         for name in (
             'd_model',
             'nhead',
@@ -308,8 +310,8 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
             'rare_category_threshold',
             'numerical_threshold',
         ):
-            self._require_integer(name, 1, 'a number')
-        self._require_integer('seed', 0, f'a number up to {MAX_SEED}')
+            self._whole_number(name, getattr(self, name), 1, remedy='a number')
+        self._whole_number('seed', self.seed, 0, remedy=f'a number up to {MAX_SEED}')
         if self.seed > MAX_SEED:
             raise InvalidParameterError(
                 f'seed must be a whole number of at most {MAX_SEED}, received {self.seed!r}.'
@@ -344,14 +346,6 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
                 raise InvalidParameterError(
                     f'{name} must be True or False, received {getattr(self, name)!r}.'
                 )
-
-    def _require_integer(self, name: str, least: int, remedy: str) -> None:
-        value = getattr(self, name)
-        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
-            raise InvalidParameterError(
-                f'{name} must be a whole number of at least {least}, received {value!r}. '
-                f'Give {remedy}.'
-            )
 
     def _require_real(
         self,
@@ -1679,12 +1673,16 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
         return table
 
     @staticmethod
-    def _whole_number(name: str, value: int, least: int, most: int | None = None) -> None:
+    def _whole_number(
+        name: str, value: Any, least: int, most: int | None = None, remedy: str = ''
+    ) -> None:
         is_number = isinstance(value, int | np.integer) and not isinstance(value, bool)
         if not is_number or value < least or (most is not None and value > most):
             until = '' if most is None else f' and at most {most}'
+            how = f' Give {remedy}.' if remedy else ''
             raise InvalidParameterError(
                 f'{name} must be a whole number of at least {least}{until}, received {value!r}.'
+                + how
             )
 
     def _fingerprint(self) -> str:

@@ -251,6 +251,7 @@ class Trainer:
     config: TrainingConfig
     history: list[EpochRecord] = field(default_factory=list)
     stop_reason: str = ''
+    map: Callable[..., Iterator[Any]] = field(default=map, init=False, repr=False)
 
     def fit(
         self,
@@ -390,6 +391,7 @@ class Trainer:
             'best': None if self.best is None else asdict(self.best),
             'history': [asdict(record) for record in self.history],
             'stop_reason': self.stop_reason,
+            'num_parts': self.num_parts,
             'schedule': vars(self.schedule),
             'seconds': time.monotonic() - self.started,
         }
@@ -420,6 +422,7 @@ class Trainer:
         torch.random.set_rng_state(groups['random']['dropout'])
         numbers = state.numbers
         self.step, self.stop_reason = numbers['step'], numbers['stop_reason']
+        self.num_parts = numbers['num_parts']  # each has noise of its own: as many as there were
         self.average.n_averaged.fill_(numbers['num_averaged'])
         self.best = None if numbers['best'] is None else EpochRecord(**numbers['best'])
         self.history = [EpochRecord(**record) for record in numbers['history']]

@@ -79,6 +79,26 @@ def test_training_goes_on_bit_for_bit_after_any_epoch(build_model, dropout, epoc
     assert without_time[0] == without_time[1]
 
 
+def test_a_fit_goes_on_with_as_many_parts_whatever_the_number_of_threads(build_model):
+    tokens = torch.randint(3, (200, 4), generator=torch.Generator().manual_seed(0))
+
+    def train(threads, resume=None, on_epoch=None):
+        torch.set_num_threads(threads)
+        try:
+            trainer = Trainer(build_model(3, 3, 3, 3), TrainingConfig(epochs=4, batch_size=64))
+            trainer.fit(tokens, on_epoch and (lambda record, _: on_epoch(trainer, record)), resume)
+        finally:
+            torch.set_num_threads(1)
+        return trainer
+
+    states = {}
+    whole = train(2, on_epoch=lambda t, record: states.setdefault(record.epoch, t.state()))
+    resumed, other = train(1, states[2]), train(1)
+    assert (whole.num_parts, resumed.num_parts, other.num_parts) == (2, 2, 1)
+    assert same(whole.model.state_dict(), resumed.model.state_dict())
+    assert not same(whole.model.state_dict(), other.model.state_dict())
+
+
 def test_a_checkpoint_of_a_whole_fit_gives_that_fit_again(tmp_path):
     plain, first, again = make(), make(), make()
     plain.fit(make_data())
