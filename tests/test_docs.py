@@ -1,5 +1,6 @@
 """The documentation: every Python block and every example runs, and the pages build."""
 
+import os
 import re
 import runpy
 import subprocess
@@ -113,7 +114,8 @@ def test_commands_of_tutorial_and_readme_run(tmp_path, monkeypatch):
 def test_the_guide_for_several_processes_runs(tmp_path):
     page = ROOT / 'docs/pages/large_scale.md'
     (code,) = (block for block in blocks(page, 'py') if 'init_process_group' in block)
-    (command,) = (block for block in blocks(page, 'bash') if 'torchrun' in block)
+    (commands,) = (block for block in blocks(page, 'bash') if 'torchrun' in block)
+    variable, command = commands.splitlines()
     (tmp_path / 'rows').mkdir()
     make_people(300, seed=0).to_csv(tmp_path / 'rows' / 'people.csv', index=False)
     metadata = Metadata.detect_from_dataframes({'people': make_people(300, seed=0)})
@@ -124,7 +126,11 @@ def test_the_guide_for_several_processes_runs(tmp_path):
     (tmp_path / 'train.py').write_text(code.replace(whole, f'{whole[:-1]}, epochs=1, d_model=16)'))
     words = command.replace(many, '--nproc-per-node=2').split()
     module = [sys.executable, '-m', 'torch.distributed.run', *words[1:]]
-    done = subprocess.run(module, cwd=tmp_path, capture_output=True, text=True)
+    name, value = variable.removeprefix('export ').split('=')
+    environment = {**os.environ, name: value}
+    done = subprocess.run(
+        module, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600
+    )
     assert done.returncode == 0, done.stderr
     assert len(load_synthesizer(tmp_path / 'model.pkl').sample(5)['people']) == 5
 
