@@ -17,7 +17,11 @@ from torch.nn import functional
 from sdv_nvib.model import DecoderLayer, EncoderLayer, TabularNVIB
 from sdv_nvib.nvib import MixtureSample, prior_mixture, sample_mixture
 
-__all__ = ['AnyOrderGenerator', 'Steering', 'decode_once', 'draw_tokens']
+__all__ = ['AnyOrderGenerator', 'Steering', 'decode_once', 'draw_tokens', 'rows_at_once']
+
+MAX_CHUNK_ROWS = 4096
+MAX_CHUNK_LOGITS = 2**23  # 32 MB of float32
+MAX_CHUNK_CACHE = 2**24  # 64 MB of float32; with twice as much fewer reads hit the cache
 
 ROWS_PER_ORDER = 256  # more orders bring no more quality, and cost time
 LEAST_ORDERS = 8  # few rows of one order would all share what the model gets wrong in it
@@ -68,6 +72,15 @@ def draw_tokens(logits: Tensor, generator: torch.Generator) -> Tensor:
     # Inverse transform sampling.
     drawn = torch.searchsorted(cumulative, uniform * cumulative[:, -1:], right=True)
     return drawn.squeeze(-1).clamp(max=logits.shape[-1] - 1)
+
+
+def rows_at_once(network: TabularNVIB) -> int:
+    """Rows whose logits, keys and values fit in memory together."""
+    config = network.config
+    layers = config.num_encoder_layers + config.kappa * (config.num_decoder_layers + 0.5)
+    cache = int(2 * layers * network.num_columns * config.d_model)
+    by_memory = min(MAX_CHUNK_LOGITS // max(network.sizes), MAX_CHUNK_CACHE // cache)
+    return max(1, min(MAX_CHUNK_ROWS, by_memory))
 
 
 @torch.inference_mode()
@@ -129,6 +142,7 @@ class AnyOrderGenerator:
         *,
         known: Tensor | None = None,
         steering: Steering | None = None,
+        expected: Tensor | None = None,
     ) -> Tensor:
         """Draw rows.
 
@@ -138,6 +152,8 @@ class AnyOrderGenerator:
             known: Token ids of values that are given, -1 where a value is to be drawn, `(B, n)`;
                 each row may know other columns. They come first in the row's order.
             steering: How values are drawn, if not from the model's probabilities as they are.
+            expected: How often each token is expected, `(V,)` for those of all columns: the
+                probabilities that values are drawn from are added to it.
 
         Returns:
             Token ids in column order, `(B, n)`.
@@ -162,7 +178,8 @@ class AnyOrderGenerator:
         for place in range(num_columns):
             column = order[:, place]
             if place >= num_known:
-                self._draw_columns(self._ask(column), column, tokens, generator, steering)
+                hidden = self._ask(column)
+                self._draw_columns(hidden, column, tokens, generator, steering, expected)
             if place + 1 < num_columns:
                 token = tokens.gather(1, column.unsqueeze(1)).squeeze(1)
                 self._append_token(token + network.offsets[column], generator)
@@ -202,9 +219,10 @@ class AnyOrderGenerator:
         tokens: Tensor,
         generator: torch.Generator,
         steering: Steering | None,
+        expected: Tensor | None,
     ) -> None:
         """Draw one value per row where it is not known yet: row b's of column `column[b]`."""
-        num_columns = self.network.num_columns
+        network, num_columns = self.network, self.network.num_columns
         unknown = tokens.gather(1, column.unsqueeze(1)).squeeze(1) < 0
         asked = torch.where(unknown, column, num_columns)
         sizes = asked.bincount(minlength=num_columns + 1).tolist()
@@ -214,6 +232,8 @@ class AnyOrderGenerator:
                 logits = functional.linear(hidden[rows], *self.output_layers[c])
                 if steering is not None:
                     logits = steering.apply(logits, c)
+                if expected is not None:
+                    expected.split(network.sizes)[c].add_(logits.softmax(-1).sum(0))
                 tokens[rows, c] = draw_tokens(logits, generator)
 
 

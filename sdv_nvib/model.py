@@ -379,36 +379,18 @@ class TabularNVIB(nn.Module):
             order: A permutation of the columns for each row, `(B, n)`.
             generator: Source of the latent noise.
         """
-        mixture, hidden = self._hidden_states(tokens, order, generator)
-        return ModelOutput(
-            nll=self.token_nll(hidden, tokens),
-            kl_gaussian=kl_gaussian(mixture, kappa=self.config.kappa),
-            kl_dirichlet=kl_dirichlet(mixture, delta=self.config.delta, kappa=self.config.kappa),
-            mixture=mixture,
-        )
-
-    def _hidden_states(
-        self, tokens: Tensor, order: Tensor, generator: torch.Generator | None
-    ) -> tuple[Mixture, Tensor]:
-        """F, and from a sample of it the hidden states of all columns, in column order."""
         placed = tokens.gather(1, order)
         # No query reads the component of the last column in the order: it is not computed.
         seen = self.num_columns - 1 if self.is_any_order else self.num_columns
         mixture = self.encode(placed[:, :seen], order[:, :seen])
         hidden = self.decode(sample_mixture(mixture, self.config.kappa, generator), order)
         place = order.argsort(1).unsqueeze(-1).expand_as(hidden)
-        return mixture, hidden.gather(1, place)
-
-    def expected_counts(
-        self, tokens: Tensor, order: Tensor, generator: torch.Generator | None = None
-    ) -> Tensor:
-        """How often each token of each column is expected in these rows, `(V,)`.
-
-        The sum over rows of its probability given F, as in `forward`.
-        """
-        _, hidden = self._hidden_states(tokens, order, generator)
-        columns = zip(hidden.unbind(1), self.output_layers(), strict=True)
-        return torch.cat([functional.linear(h, *layer).softmax(-1).sum(0) for h, layer in columns])
+        return ModelOutput(
+            nll=self.token_nll(hidden.gather(1, place), tokens),
+            kl_gaussian=kl_gaussian(mixture, kappa=self.config.kappa),
+            kl_dirichlet=kl_dirichlet(mixture, delta=self.config.delta, kappa=self.config.kappa),
+            mixture=mixture,
+        )
 
     def token_nll(self, hidden: Tensor, tokens: Tensor) -> Tensor:
         """Negative log-likelihood of each value, from hidden states in column order, `(B, n)`."""

@@ -13,16 +13,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sdv_nvib.generation import AnyOrderGenerator, Steering, decode_once
+from sdv_nvib.generation import AnyOrderGenerator, Steering, decode_once, rows_at_once
 from sdv_nvib.model import TabularNVIB
 from sdv_nvib.nvib import Mixture, sample_mixture
 from sdv_nvib.training import EpochRecord, choose_device, map_on_threads
 
 __all__ = ['FittedModel']
 
-MAX_CHUNK_ROWS = 4096
-MAX_CHUNK_LOGITS = 2**23  # 32 MB of float32
-MAX_CHUNK_CACHE = 2**24  # 64 MB of float32; with twice as much fewer reads hit the cache
 REMEMBERED_POSTERIORS = 2048
 
 
@@ -88,12 +85,8 @@ class FittedModel:
 
     @property
     def chunk_rows(self) -> int:
-        """Rows whose logits, keys and values fit in memory together."""
-        network, config = self.network, self.network.config
-        layers = config.num_encoder_layers + config.kappa * (config.num_decoder_layers + 0.5)
-        cache = int(2 * layers * network.num_columns * config.d_model)
-        by_memory = min(MAX_CHUNK_LOGITS // max(network.sizes), MAX_CHUNK_CACHE // cache)
-        return max(1, min(MAX_CHUNK_ROWS, by_memory))
+        """Rows that are worked on at a time."""
+        return rows_at_once(self.network)
 
     def sample(
         self, num_rows: int, known: np.ndarray | None = None, steering: Steering | None = None

@@ -22,6 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 
 from sdv_nvib.errors import TrainingError
+from sdv_nvib.generation import AnyOrderGenerator, rows_at_once
 from sdv_nvib.model import ModelOutput, TabularNVIB
 from sdv_nvib.processes import sum_over_processes
 
@@ -40,6 +41,8 @@ __all__ = [
 VALIDATION_SHARE = 0.1
 MAX_VALIDATION_ROWS = 4096
 MAX_CALIBRATION_ROWS = 2**17
+CALIBRATION_ROWS = (2**12, 2**15)  # fewest and most generated rows of a pass
+CALIBRATION_PASSES = 2
 MIN_PART_ROWS = 32  # a pass costs as much as some twenty rows before the first one
 EVALUATION_BATCH = 2048
 WARMUP_SHARE, COOLDOWN_SHARE, ANNEALING_SHARE = 0.05, 0.5, 0.2
@@ -601,7 +604,8 @@ class Trainer:
             return
         for model in (self.model, self.averaged):
             model.load_state_dict(self.best_weights)
-        self._calibrate()
+        if self.model.is_any_order:
+            self._calibrate()
         if self.best.nats < COLLAPSED_NATS and self.model.num_columns > 1:
             warnings.warn(
                 f'Only {self.best.nats:.2g} nats per row pass through the bottleneck: it '
@@ -612,22 +616,33 @@ class Trainer:
 
     @torch.no_grad()
     def _calibrate(self) -> None:
-        """Move the output biases until the model's mean probabilities are the table's shares.
+        """Move the output biases until generated rows have the table's shares in the mean.
 
-        Gradient descent leaves each token's mean probability, over the rows it has learned from,
-        some percent off its share of the rows. All columns of a sampled table inherit that.
+        Gradient descent leaves each token's mean probability some percent off its share of the
+        rows, and every step of generation builds on those before it. The logarithm of the ratio
+        of both is added to the token's bias.
         """
-        model, rows = self.model, self.rows.some[:MAX_CALIBRATION_ROWS]
+        model, some = self.model, self.rows.some[:MAX_CALIBRATION_ROWS]
+        counts = (some + model.offsets).flatten().bincount(minlength=len(model.output_bias))
+        shares = counts / len(some)
+        fewest, most = CALIBRATION_ROWS
+        num_rows = min(most, max(fewest, 2 * self.rows.num_rows)) // self.rows.num_processes
+        size = rows_at_once(model)
+        sizes = [min(size, num_rows - start) for start in range(0, num_rows, size)]
 
-        def count(batch: Tensor, noise: torch.Generator) -> Tensor:
-            order = torch.rand(batch.shape, generator=noise, device=batch.device).argsort(1)
-            return model.expected_counts(batch, order, noise)
+        def generate(rows: int, seed: int) -> Tensor:
+            expected = torch.zeros_like(model.output_bias)
+            noise = torch.Generator(model.device).manual_seed(seed)
+            AnyOrderGenerator(model, rows).generate(rows, noise, expected=expected)
+            return expected
 
-        expected = self._sum_over_rows(count, rows, self.config.seed + 3)
-        counts = (rows + model.offsets).flatten().bincount(minlength=len(expected))
-        # The rows of all processes, so that every one of them moves its biases alike.
-        sums = self._sum_over_processes(torch.stack([expected, counts]))
-        model.output_bias.add_(((sums[1] + 1) / (sums[0] + 1)).log())
+        for number in range(CALIBRATION_PASSES):
+            sequence = np.random.SeedSequence([self.config.seed, self.rows.rank, number])
+            seeds = sequence.generate_state(len(sizes), np.uint64) >> np.uint64(1)
+            expected = torch.stack(list(self.map(generate, sizes, seeds.tolist()))).sum(0)
+            # Those of all processes, so that every one of them moves its biases alike.
+            sums = self._sum_over_processes(torch.stack([expected, shares * num_rows]))
+            model.output_bias.add_(((sums[1] + 1) / (sums[0] + 1)).log())
 
 
 def _average(

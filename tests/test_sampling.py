@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from sdv_nvib import sampling
+from sdv_nvib import generation, sampling
 from sdv_nvib.sampling import FittedModel, remember_posteriors
 from sdv_nvib.training import Trainer, TrainingConfig
 
@@ -21,7 +21,7 @@ def draw_rows(rows):
 @pytest.fixture
 def fitted(build_model, monkeypatch):
     """A model that was not trained, in chunks of eight rows."""
-    monkeypatch.setattr(sampling, 'MAX_CHUNK_ROWS', 8)
+    monkeypatch.setattr(generation, 'MAX_CHUNK_ROWS', 8)
 
     def build(way='any-order'):
         generation = 'any-order' if way == 'any-order' else 'single-pass'
@@ -92,9 +92,9 @@ def test_a_large_vocabulary_makes_chunks_small(build_model):
     small, large = (
         FittedModel(build_model(size, 2), [], enable_gpu=False).chunk_rows for size in (100, 20_000)
     )
-    assert small == sampling.MAX_CHUNK_ROWS
+    assert small == generation.MAX_CHUNK_ROWS
     assert 1 <= large < small
-    assert large * 20_000 <= sampling.MAX_CHUNK_LOGITS
+    assert large * 20_000 <= generation.MAX_CHUNK_LOGITS
 
 
 def test_no_more_posteriors_are_remembered_than_the_limit(build_model, monkeypatch):
