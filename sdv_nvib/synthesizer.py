@@ -1342,10 +1342,8 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
         if not self._random_state_set:
             self._set_random_state(FIXED_RNG_SEED)
         steering = None if self._steering is None else vars(self._steering)
-        identity = fingerprint(
-            [self._deciding_parameters(), num_rows, batch_size, max_tries, steering],
-            self._model.network.state_dict(),
-        )
+        arguments = [num_rows, batch_size, max_tries, steering]
+        identity = fingerprint([self._fingerprint(), *arguments], {})
         seed = int(self._model.rng.integers(2**62))
         file = BatchFile(path, BatchProgress(identity, seed, self._drawn))
         done = file.progress

@@ -29,7 +29,7 @@ KEYS = {'primary_key': 'key', 'alternate_keys': ['other']}
 KILLS = 5
 
 
-def make(constraints=(), names=tuple(COLUMNS)):
+def make(constraints=(), names=tuple(COLUMNS), last_kind='ü'):
     rng = np.random.default_rng(0)
     low = rng.normal(size=120).round(3)
     table = pd.DataFrame(
@@ -39,7 +39,7 @@ def make(constraints=(), names=tuple(COLUMNS)):
             'email': [f'user{i}@example.com' for i in range(120)],
             'low': low,
             'high': low + rng.random(120).round(3),
-            'kind': rng.choice(['x, "quoted"', 'y\nnext line', 'ü'], 120),
+            'kind': rng.choice(['x, "quoted"', 'y\nnext line', last_kind], 120),
         }
     )[list(names)]
     keys = KEYS if 'other' in names else {'primary_key': 'key'}
@@ -212,6 +212,15 @@ def test_rows_of_other_arguments_are_not_continued(change, fitted, tmp_path, mon
     interrupt(monkeypatch, fitted, tmp_path, 2)
     with pytest.raises(StorageError, match=r'same fitted model and arguments.*start over'):
         sample(fitted, tmp_path, **change)
+
+
+def test_rows_of_a_model_with_other_values_are_not_continued(fitted, tmp_path, monkeypatch):
+    other = make(last_kind='ö')
+    for name, weight in fitted._model.network.state_dict().items():
+        assert weight.equal(other._model.network.state_dict()[name])
+    interrupt(monkeypatch, fitted, tmp_path, 1)
+    with pytest.raises(StorageError, match='same fitted model and arguments'):
+        sample(other, tmp_path)
 
 
 def test_a_finished_file_is_left_alone(fitted, tmp_path):
