@@ -605,7 +605,15 @@ class Trainer:
         for model in (self.model, self.averaged):
             model.load_state_dict(self.best_weights)
         if self.model.is_any_order:
-            self._calibrate()
+            try:
+                self._calibrate()
+            except KeyboardInterrupt:
+                self.stop_reason = 'interrupted'
+                warnings.warn(
+                    'Training was interrupted at its end; the model has the best weights, and the '
+                    "shares of its columns' values may be some percent off.",
+                    stacklevel=2,
+                )
         if self.best.nats < COLLAPSED_NATS and self.model.num_columns > 1:
             warnings.warn(
                 f'Only {self.best.nats:.2g} nats per row pass through the bottleneck: it '

@@ -271,6 +271,17 @@ def test_generated_rows_are_calibrated_to_the_shares_of_the_rows(make_trainer):
     assert calibrated < 0.3 * error(trainer.best_weights)
 
 
+def test_an_interruption_while_calibrating_keeps_the_best_weights(make_trainer, monkeypatch):
+    def interrupted(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(AnyOrderGenerator, 'generate', interrupted)
+    trainer = make_trainer(epochs=2)
+    with pytest.warns(UserWarning, match='interrupted at its end'):
+        trainer.fit(planted_rows(200))
+    assert_has_best_weights(trainer)
+
+
 def test_schedule_warms_up_holds_and_ends_at_zero():
     schedule = Schedule(1000)
     rates = [schedule.learning_rate(step) for step in range(1001)]
