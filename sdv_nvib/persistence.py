@@ -416,6 +416,7 @@ def restore_schema(columns: list[dict[str, Any]], tensors: Mapping[str, Tensor])
                 name, pd.Index(values, dtype=object), has_missing, bool(stored['is_ordered']), dtype
             )
             _require(categorical.categories.is_unique, name, 'categories must be distinct')
+            _require(_is_decodable(categorical), name, f'categories must be of the type {dtype}')
             restored.append(categorical)
         else:
             arrays = {array: tensors[f'schema.{place}.{array}'].numpy() for array in ARRAYS}
@@ -437,6 +438,14 @@ def restore_schema(columns: list[dict[str, Any]], tensors: Mapping[str, Tensor])
 
 def _is_dtype(value: Any) -> bool:
     return isinstance(value, np.dtype | pd.api.extensions.ExtensionDtype)
+
+
+def _is_decodable(column: CategoricalColumn) -> bool:
+    try:
+        column.decode(np.arange(column.num_tokens), np.random.default_rng(0))
+    except (TypeError, ValueError, OverflowError):
+        return False
+    return True
 
 
 def _check_numerical(column: NumericalColumn) -> None:

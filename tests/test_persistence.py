@@ -700,6 +700,16 @@ def test_a_hostile_time_zone_is_refused(zone):
             decode_value(stored)
 
 
+def test_categories_of_another_type_are_refused(copy):
+    def change(document):
+        (maybe,) = (column for column in document['schema'] if column['name'] == 'maybe')
+        maybe['categories'] = [str(category) for category in maybe['categories']]
+
+    edit(copy, 'model.json', change)
+    with pytest.raises(ModelFileError, match="type boolean, and those of column 'maybe'"):
+        NVIBSynthesizer.load_model(copy)
+
+
 def test_a_deep_value_is_refused(copy):
     deep = [[] for _ in range(500)]
     for outer, inner in itertools.pairwise(deep):
