@@ -1797,6 +1797,7 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
     def _validate_conditions_unseen_columns(self, conditions: pd.DataFrame) -> None:
         """Refuse what cannot be met before anything is sampled, so that the error says why."""
         super()._validate_conditions_unseen_columns(conditions)
+        self._require_whole(conditions)
         self._require_range(conditions)
         self._know(conditions, pd.DataFrame(True, conditions.index, conditions.columns))
 
@@ -1880,6 +1881,29 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
                 'out.'
             )
         return constraint.transform(rows)
+
+    def _require_whole(self, table: pd.DataFrame) -> None:
+        """Refuse fractions in columns that are drawn as whole numbers."""
+        columns = self._original_metadata.tables[self._table_name].columns
+        transformers = self._data_processor._hyper_transformer.field_transformers
+        dtypes = dict(self._data_processor._dtypes)
+        for constraint in self._chained_constraints[:1]:  # it knows the columns it replaces
+            dtypes |= constraint._dtypes[self._table_name]
+        for name in table:
+            is_integer = pd.api.types.is_integer_dtype(dtypes.get(name))
+            is_rounded = getattr(transformers.get(name), '_rounding_digits', None) == 0
+            if columns[name]['sdtype'] != 'numerical' or not (is_integer or is_rounded):
+                continue
+            numbers = pd.to_numeric(table[name])
+            fractions = numbers[numbers % 1 > 0]
+            if len(fractions):
+                value = fractions.iloc[0]
+                remedy = '' if is_integer else ', or fit with enforce_rounding=False'
+                raise UnknownValueError(
+                    f"Table '{self._table_name}', column '{name}': a condition must be a whole "
+                    'number, as all numbers of the training data are, received '
+                    f'{value}. Give {math.floor(value)} or {math.ceil(value)}{remedy}.'
+                )
 
     def _require_range(self, table: pd.DataFrame) -> None:
         """Refuse dates that are none, and numbers outside the range seen in `fit`, when clipped."""

@@ -49,7 +49,7 @@ def test_sample_writes_csv_to_stdout_and_the_same_rows_again(folder):
 
 def test_sample_meets_conditions_of_every_type(folder):
     out = folder / 'conditioned.parquet'
-    conditions = ['gender=F', 'work_experience=true', 'high_perc=70', 'salary=']
+    conditions = ['gender=F', 'work_experience=true', 'high_perc=70.0', 'salary=']
     options = [word for condition in conditions for word in ('--condition', condition)]
     run('sample', folder / 'model.pkl', '--rows', 5, '-o', out, *options)
     table = pd.read_parquet(out)
@@ -174,6 +174,7 @@ def test_nothing_is_overwritten_without_force(folder):
         (['sample', 'FOLDER/real.csv'], 1, 'is no model'),
         (['sample', 'MODEL', '-o', 'FOLDER/none/x.csv'], 1, 'Make it first'),
         (['sample', 'MODEL', '--condition', 'high_perc=much'], 1, "'high_perc' holds numbers"),
+        (['sample', 'MODEL', '--condition', 'salary=27000.5'], 1, 'Give 27000 or 27001, or fit'),
         (['detect', 'FOLDER/metadata.json'], 1, 'ends in one of'),
         (['fit', 'FOLDER/real.csv', 'FOLDER/real.csv', '-o', 'FOLDER/m'], 1, 'metadata'),
         (['fit', 'FOLDER/real.csv', 'FOLDER/metadata.json', '-o', 'FOLDER/m', '--set', 'depth=3'],
