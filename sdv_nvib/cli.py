@@ -469,7 +469,14 @@ def evaluate(
 
 @main.command()
 @scoring_options
-@click.option('-o', '--output', type=OUT_FILE, default='report.html', show_default=True)
+@click.option(
+    '-o',
+    '--output',
+    type=OUT_FILE,
+    default='report.html',
+    show_default=True,
+    help='Page to write.',
+)
 @force_option
 @quiet_option
 def report(

@@ -103,7 +103,7 @@ class PatternIds:
     Raises:
         InvalidParameterError: The pattern is of another kind, or ambiguous.
 
-    Example:
+    Examples:
         >>> ids = PatternIds('[A-Z]{2}-[0-9]{3}', "Table 't', column 'id'")
         >>> ids.size
         676000
@@ -203,7 +203,7 @@ def _unsupported(pattern: str, where: str) -> InvalidParameterError:
 def pattern_of_template(template: str, letters: str) -> str:
     """The regular expression of what Faker's `bothify` makes of a template.
 
-    Example:
+    Examples:
         >>> pattern_of_template('id??#', 'ab')
         'id[ab][ab][0-9]'
     """

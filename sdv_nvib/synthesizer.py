@@ -460,7 +460,7 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
         Raises:
             InvalidParameterError: With `target_epsilon`: constraints learn from the rows.
 
-        Example:
+        Examples:
             >>> from sdv.cag import Inequality
             >>> table = pd.DataFrame({'low': [1, 4, 2, 3] * 20, 'high': [5, 4, 7, 6] * 20})
             >>> columns = {name: {'sdtype': 'numerical'} for name in table}
@@ -707,7 +707,7 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
         Raises:
             InvalidTableError: The table has no rows or no columns.
 
-        Example:
+        Examples:
             >>> table = pd.DataFrame({'age': [31, 45, 38, 22] * 20, 'paid': [True, False] * 40})
             >>> columns = {'age': {'sdtype': 'numerical'}, 'paid': {'sdtype': 'boolean'}}
             >>> metadata = Metadata.load_from_dict({'tables': {'people': {'columns': columns}}})
@@ -833,7 +833,7 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
             ModelFileError: The checkpoint is damaged, or of other data or arguments.
             StorageError: A folder cannot be written to.
 
-        Example:
+        Examples:
             >>> import tempfile
             >>> table = pd.DataFrame({'age': [31, 45, None, 22] * 20, 'paid': [True, False] * 40})
             >>> columns = {'age': {'sdtype': 'numerical'}, 'paid': {'sdtype': 'boolean'}}
@@ -987,7 +987,7 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
         Raises:
             NotFittedError: Nothing has been fitted yet.
 
-        Example:
+        Examples:
             >>> table = pd.DataFrame({'age': [31, 45, 38, 22] * 20, 'paid': [True, False] * 40})
             >>> columns = {'age': {'sdtype': 'numerical'}, 'paid': {'sdtype': 'boolean'}}
             >>> metadata = Metadata.load_from_dict({'tables': {'people': {'columns': columns}}})
@@ -1010,7 +1010,7 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
         Raises:
             NotFittedError: Nothing has been fitted yet.
 
-        Example:
+        Examples:
             >>> table = pd.DataFrame({'age': [31, 45, 38, 22] * 20, 'paid': [True, False] * 40})
             >>> columns = {'age': {'sdtype': 'numerical'}, 'paid': {'sdtype': 'boolean'}}
             >>> metadata = Metadata.load_from_dict({'tables': {'people': {'columns': columns}}})
@@ -1051,7 +1051,7 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
             InvalidParameterError: Generation is single-pass, which has no such conditionals.
             UnknownValueError: A value that the training data did not have.
 
-        Example:
+        Examples:
             >>> table = pd.DataFrame({'age': [31, 45, 38, 22] * 20, 'paid': [True, False] * 40})
             >>> columns = {'age': {'sdtype': 'numerical'}, 'paid': {'sdtype': 'boolean'}}
             >>> metadata = Metadata.load_from_dict({'tables': {'people': {'columns': columns}}})
@@ -1087,7 +1087,7 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
             InvalidParameterError: Generation is single-pass.
             UnknownValueError: A value that the training data did not have.
 
-        Example:
+        Examples:
             >>> table = pd.DataFrame({'age': [31, 45, 38, 22] * 20, 'paid': [True, False] * 40})
             >>> columns = {'age': {'sdtype': 'numerical'}, 'paid': {'sdtype': 'boolean'}}
             >>> metadata = Metadata.load_from_dict({'tables': {'people': {'columns': columns}}})
@@ -1559,7 +1559,7 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
             InvalidParameterError: An argument is out of its range, or keys cannot be made in parts.
             ConditionError: Too many rows are rejected.
 
-        Example:
+        Examples:
             >>> table = pd.DataFrame({'key': range(80), 'paid': [True, False] * 40})
             >>> columns = {'key': {'sdtype': 'id'}, 'paid': {'sdtype': 'boolean'}}
             >>> described = {'columns': columns, 'primary_key': 'key'}
@@ -1733,7 +1733,7 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
             ConditionError: Given values break a constraint.
             ValueError: A column is not there or is the primary key, or no row could be sampled.
 
-        Example:
+        Examples:
             >>> table = pd.DataFrame({'age': [31, 45, 38, 22] * 20, 'paid': [True, False] * 40})
             >>> columns = {'age': {'sdtype': 'numerical'}, 'paid': {'sdtype': 'boolean'}}
             >>> metadata = Metadata.load_from_dict({'tables': {'people': {'columns': columns}}})
@@ -1775,7 +1775,7 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
             ConditionError: Given values break a constraint.
             ValueError: A column is not there or is the primary key, or no row could be sampled.
 
-        Example:
+        Examples:
             >>> table = pd.DataFrame({'age': [31, 45, 38, 22] * 20, 'paid': [True, False] * 40})
             >>> columns = {'age': {'sdtype': 'numerical'}, 'paid': {'sdtype': 'boolean'}}
             >>> metadata = Metadata.load_from_dict({'tables': {'people': {'columns': columns}}})
@@ -2354,7 +2354,7 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
                 or generation is single-pass.
             UnknownValueError: A value that the training data did not have.
 
-        Example:
+        Examples:
             >>> table = pd.DataFrame({'age': [31, 45, 38, 22] * 20, 'paid': [True, False] * 40})
             >>> columns = {'age': {'sdtype': 'numerical'}, 'paid': {'sdtype': 'boolean'}}
             >>> metadata = Metadata.load_from_dict({'tables': {'people': {'columns': columns}}})
@@ -2449,7 +2449,7 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
             NotFittedError: Nothing has been fitted yet.
             UnknownValueError: A value that the training data did not have.
 
-        Example:
+        Examples:
             >>> table = pd.DataFrame({'age': [31, 45, 38, 22] * 20, 'paid': [True, False] * 40})
             >>> columns = {'age': {'sdtype': 'numerical'}, 'paid': {'sdtype': 'boolean'}}
             >>> metadata = Metadata.load_from_dict({'tables': {'people': {'columns': columns}}})
@@ -2556,7 +2556,7 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
             NotFittedError: Nothing has been fitted yet.
             InvalidParameterError: One of the tables has no rows.
 
-        Example:
+        Examples:
             >>> table = pd.DataFrame({'age': [31, 45, 38, 22] * 20, 'paid': [True, False] * 40})
             >>> columns = {'age': {'sdtype': 'numerical'}, 'paid': {'sdtype': 'boolean'}}
             >>> metadata = Metadata.load_from_dict({'tables': {'people': {'columns': columns}}})

@@ -406,7 +406,7 @@ class TableSchema:
     Attributes:
         columns: One entry per modelled column, in table order.
 
-    Example:
+    Examples:
         >>> table = pd.DataFrame({'colour': ['red', 'blue', None], 'size': [1.0, 2.0, 2.0]})
         >>> schema = TableSchema.fit(table, numerical={'size'})
         >>> schema.encode(table).tolist()

@@ -141,7 +141,10 @@ def test_the_pages_build_without_a_warning(tmp_path):
     options = ['--config-file', str(ROOT / 'docs' / 'mkdocs.yml'), '--site-dir', str(tmp_path)]
     done = subprocess.run(command + options, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr + done.stdout
-    assert 'write_report' in (tmp_path / 'reference' / 'index.html').read_text(encoding='utf-8')
+    reference = (tmp_path / 'reference' / 'index.html').read_text(encoding='utf-8')
+    assert 'write_report' in reference
+    assert all(f'Usage: sdv-nvib {name} [OPTIONS]' in reference for name in main.commands)
+    assert '<summary>Example</summary>' not in reference  # of a docstring: code runs together there
     explanation = (tmp_path / 'explanation' / 'index.html').read_text(encoding='utf-8')
     assert explanation.count('<math') > 15
     assert 'arithmatex' not in explanation
