@@ -51,6 +51,7 @@ SDMETRICS_DCR_ROWS = 1_000
 SDMETRICS_DCR_CHUNK = 250
 DISCLOSURE_ROWS = 10_000
 RESAMPLES = 200
+NEEDS_UNSEEN = 'it needs real rows that were not used for training; give them as `test`'
 DISTANCE_AUC = 'membership inference by distance (AUC)'
 DISTANCE_TPR = 'membership inference by distance (TPR at 1 % FPR)'
 LIKELIHOOD_AUC = 'membership inference by likelihood (AUC)'
@@ -1063,7 +1064,7 @@ class _Summary:
 
     def skip(self, measure: str, reason: str) -> None:
         """Append a measure that was not taken, with the reason."""
-        self.rows.append((measure, math.nan, math.nan, f'Not measured: {reason}'))
+        self.rows.append((measure, math.nan, math.nan, f'Not measured: {reason}.'))
 
     def frame(self) -> pd.DataFrame:
         """Return the summary table."""
@@ -1157,8 +1158,8 @@ def _add_utility(
 ) -> None:
     """Add the scores of a model trained on synthetic and on real rows."""
     if target is None:
-        out.skip('utility', 'no target column was named.')
-        out.skip('utility of real rows', 'no target column was named.')
+        out.skip('utility', 'no target column was named')
+        out.skip('utility of real rows', 'no target column was named')
         return
     unit = 'RMSE, lower is better' if _check_target(target, metadata) == 'numerical' else 'AUC'
     note, learn = 'on test rows', real
@@ -1226,9 +1227,8 @@ def _add_privacy(
     seed: int,
 ) -> None:
     """Add the scores that tell new rows from remembered ones."""
-    reason = 'it needs real rows that were not used for training; give them as `test`.'
     if test is None:
-        out.skip('DCR share', reason)
+        out.skip('DCR share', NEEDS_UNSEEN)
     else:
         out.add(
             'DCR share',
@@ -1243,7 +1243,7 @@ def _add_privacy(
         'Distance to real rows against that of random values; at most 1,000 rows a table.',
     )
     if test is None:
-        out.skip('SDMetrics DCR overfitting protection', reason)
+        out.skip('SDMetrics DCR overfitting protection', NEEDS_UNSEEN)
     else:
         out.add(
             'SDMetrics DCR overfitting protection',
@@ -1261,7 +1261,7 @@ def _add_privacy(
     measured = ('exact copies among test rows', 'near copies', DISTANCE_AUC, DISTANCE_TPR)
     if test is None:
         for measure in measured:
-            out.skip(measure, reason)
+            out.skip(measure, NEEDS_UNSEEN)
         return
     out.add(measured[0], same, math.nan, 'The same share of unseen rows.')
     out.add(

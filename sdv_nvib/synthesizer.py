@@ -92,6 +92,7 @@ from sdv_nvib.protection import (
 from sdv_nvib.quality import (
     LIKELIHOOD_AUC,
     LIKELIHOOD_TPR,
+    NEEDS_UNSEEN,
     MembershipInference,
     QualityEvaluation,
     evaluate_quality,
@@ -1890,7 +1891,7 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
         for constraint in self._chained_constraints[:1]:  # it knows the columns it replaces
             dtypes |= constraint._dtypes[self._table_name]
         for name in table:
-            is_integer = pd.api.types.is_integer_dtype(dtypes.get(name))
+            is_integer = pd.api.types.is_integer_dtype(dtypes[name])
             is_rounded = getattr(transformers.get(name), '_rounding_digits', None) == 0
             if columns[name]['sdtype'] != 'numerical' or not (is_integer or is_rounded):
                 continue
@@ -2622,7 +2623,7 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
                     'scores, which are taken from the real rows, are not protected.',
                 )
             )
-        values, note = (math.nan, math.nan), 'Not taken: it needs `test`'
+        values, note = (math.nan, math.nan), f'Not measured: {NEEDS_UNSEEN}'
         intervals = ['', '']
         if test is not None:
             unseen = test[self._table_name] if isinstance(test, dict) else test
