@@ -6,19 +6,14 @@ ids when each takes its own numbers.
 
 import re
 import string
-import sys
 from dataclasses import dataclass
 from functools import cached_property
+from re import _parser  # type: ignore[attr-defined]
 from typing import Any
 
 import numpy as np
 
 from sdv_nvib.errors import InvalidParameterError, ModelFileError
-
-if sys.version_info >= (3, 11):
-    from re import _parser  # type: ignore[attr-defined]
-else:
-    import sre_parse as _parser
 
 __all__ = ['CountedIds', 'PatternIds', 'check_regex', 'pattern_of_template']
 

@@ -16,7 +16,7 @@ import json
 import math
 import platform
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -445,7 +445,7 @@ def _page(
             'Test rows': '–' if tables.test is None else f'{len(tables.test):,}',
             'Epochs trained': '–' if history is None else len(history),
             'Seed of the scores': seed,
-            'Written': datetime.now(timezone.utc).strftime('%Y-%m-%d %H:%M UTC'),
+            'Written': datetime.now(UTC).strftime('%Y-%m-%d %H:%M UTC'),
         },
         parameters=parameters,
         versions=_versions(),
