@@ -229,7 +229,7 @@ def run_with_ray(code, *arguments, **environment):
         'RAY_worker_niceness': '0',
         **environment,
     }
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=800)
     assert done.returncode == 0, done.stderr[-5000:]
 
 
