@@ -524,20 +524,22 @@ def demo(folder: Path, epochs: int | None, force: bool, quiet: bool) -> None:
     Example:
       sdv-nvib demo trial
     """
-    names = ('real.csv', 'metadata.json', 'model.pkl', 'synthetic.csv', 'report.html')
+    names = ('real.csv', 'test.csv', 'metadata.json', 'model.pkl', 'synthetic.csv', 'report.html')
     paths = [folder / name for name in names]
     folder.mkdir(parents=True, exist_ok=True)
     for path in paths:
         _require_free(path, force)
-    real, metadata = load_demo()
+    table, metadata = load_demo()
+    real, test = table.head(160), table.tail(55)
     synthesizer = NVIBSynthesizer(metadata, epochs=epochs, verbose=not quiet)
     synthesizer.fit({TABLE: real})
     _write_table(real, paths[0])
-    _write_text(json.dumps(metadata.to_dict(), indent=4), paths[1])
-    with whole_file(paths[2]) as part:
+    _write_table(test, paths[1])
+    _write_text(json.dumps(metadata.to_dict(), indent=4), paths[2])
+    with whole_file(paths[3]) as part:
         synthesizer.save(part)
-    _write_table(synthesizer.sample(num_rows=len(real))[TABLE], paths[3])
-    synthesizer.write_report(paths[4], real, target='placed', verbose=not quiet)
+    _write_table(synthesizer.sample(num_rows=len(real))[TABLE], paths[4])
+    synthesizer.write_report(paths[5], real, test=test, target='placed', verbose=not quiet)
     for path in paths:
         click.echo(path)
 

@@ -133,9 +133,13 @@ def test_a_full_disk_leaves_no_half_written_file(folder, name, full_disk):
 
 def test_demo_leaves_every_file(tmp_path):
     result = run('demo', tmp_path / 'trial', '--epochs', 1, '--quiet')
-    names = ['real.csv', 'metadata.json', 'model.pkl', 'synthetic.csv', 'report.html']
+    names = [
+        'real.csv', 'test.csv', 'metadata.json', 'model.pkl', 'synthetic.csv', 'report.html'
+    ]  # fmt: skip
     assert [line.rsplit('/', 1)[1] for line in result.stdout.split()] == names
     assert all((tmp_path / 'trial' / name).stat().st_size for name in names)
+    page = (tmp_path / 'trial' / 'report.html').read_text(encoding='utf-8')
+    assert '<span class="status">Not measured' not in page  # all three lines are judged
 
 
 def test_text_labels_of_a_csv_file_stay_text(tmp_path):
