@@ -31,7 +31,7 @@ import subprocess
 import sys
 import time
 import traceback
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from itertools import pairwise, product
 from pathlib import Path
@@ -211,7 +211,7 @@ def run_child(job):
 
 def now():
     """Return the time as text."""
-    return datetime.now(timezone.utc).strftime('%Y-%m-%d %H:%M UTC')
+    return datetime.now(UTC).strftime('%Y-%m-%d %H:%M UTC')
 
 
 def write_json(path, result):

@@ -14,7 +14,7 @@ import argparse
 import os
 import platform
 import time
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
@@ -302,6 +302,7 @@ def importance(synthesizer, test, name, num_rows):
     divergence = (variance + encoding.mu**2 - 1 - encoding.logvar).sum(2).mean(0) / 2
     read = synthesizer.attention_weights(rows).drop(columns='(prior)').mean()
     more = pd.DataFrame({'Divergence (Nats)': divergence, 'Attention': read}, encoding.columns)
+    synthesizer.get_column_importance_plot(rows).write_html('column_importance.html')
     measured = synthesizer.get_column_importance(rows).join(more.astype(float), on='Column')
     ranks = measured.drop(columns='Column').corr('spearman').iloc[0, 1:].round(2)
     return (
@@ -459,7 +460,7 @@ def main():
         f'# Rows on demand, measured\n\nCommand: `{command}`  \nVersions: Python '
         f'{platform.python_version()}, {versions}  \nProcessor: {cores} core(s) of '
         f'{platform.machine()}, {len(synthesizer.get_loss_values())} epochs; '
-        f'{datetime.now(timezone.utc):%Y-%m-%d %H:%M} UTC\n'
+        f'{datetime.now(UTC):%Y-%m-%d %H:%M} UTC\n'
     )
     for title, measure in sections.items():
         page += f'\n## {title}\n\n{measure()}\n'

@@ -7,7 +7,6 @@ are 0, 1 (the task failed), 2 (the command is wrong).
 
 import io
 import json
-import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -26,6 +25,7 @@ from sdv.utils import load_synthesizer
 from sdv_nvib._version import __version__
 from sdv_nvib.demo import TABLE, load_demo
 from sdv_nvib.errors import InvalidParameterError, ModelFileError, NVIBError
+from sdv_nvib.persistence import whole_file
 from sdv_nvib.synthesizer import NVIBSynthesizer
 
 __all__ = ['main']
@@ -103,24 +103,13 @@ def _require_free(path: Path | None, force: bool) -> None:
         )
 
 
-@contextmanager
-def _whole(path: Path) -> Iterator[Path]:
-    """A file to write in place of `path`, which takes its name when it is whole."""
-    part = path.with_name(f'.{os.getpid()}.part.{path.name}')
-    try:
-        yield part
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
-
-
 def _write_table(table: pd.DataFrame, path: Path | None) -> None:
     """Write a table to a file, or as CSV to stdout."""
     if path is None:
         click.echo(table.to_csv(index=False), nl=False)
         return
     ending = _format(path)
-    with _whole(path) as part:
+    with whole_file(path) as part:
         if ending == '.parquet':
             table.to_parquet(part, index=False)
         else:
@@ -132,7 +121,7 @@ def _write_text(text: str, path: Path | None) -> None:
     if path is None:
         click.echo(text)
         return
-    with _whole(path) as part:
+    with whole_file(path) as part:
         part.write_text(text + '\n', encoding='utf-8')
 
 
@@ -331,7 +320,7 @@ def fit(
     synthesizer = NVIBSynthesizer(described, **parameters)
     name = next(iter(described.tables))
     synthesizer.fit({name: _read_table(table, described)})
-    with _whole(output) as part:
+    with whole_file(output) as part:
         synthesizer.save(part)
 
 
@@ -480,7 +469,14 @@ def evaluate(
 
 @main.command()
 @scoring_options
-@click.option('-o', '--output', type=OUT_FILE, default='report.html', show_default=True)
+@click.option(
+    '-o',
+    '--output',
+    type=OUT_FILE,
+    default='report.html',
+    show_default=True,
+    help='Page to write.',
+)
 @force_option
 @quiet_option
 def report(
@@ -528,20 +524,22 @@ def demo(folder: Path, epochs: int | None, force: bool, quiet: bool) -> None:
     Example:
       sdv-nvib demo trial
     """
-    names = ('real.csv', 'metadata.json', 'model.pkl', 'synthetic.csv', 'report.html')
+    names = ('real.csv', 'test.csv', 'metadata.json', 'model.pkl', 'synthetic.csv', 'report.html')
     paths = [folder / name for name in names]
     folder.mkdir(parents=True, exist_ok=True)
     for path in paths:
         _require_free(path, force)
-    real, metadata = load_demo()
+    table, metadata = load_demo()
+    real, test = table.head(160), table.tail(55)
     synthesizer = NVIBSynthesizer(metadata, epochs=epochs, verbose=not quiet)
     synthesizer.fit({TABLE: real})
     _write_table(real, paths[0])
-    _write_text(json.dumps(metadata.to_dict(), indent=4), paths[1])
-    with _whole(paths[2]) as part:
+    _write_table(test, paths[1])
+    _write_text(json.dumps(metadata.to_dict(), indent=4), paths[2])
+    with whole_file(paths[3]) as part:
         synthesizer.save(part)
-    _write_table(synthesizer.sample(num_rows=len(real))[TABLE], paths[3])
-    synthesizer.write_report(paths[4], real, target='placed', verbose=not quiet)
+    _write_table(synthesizer.sample(num_rows=len(real))[TABLE], paths[4])
+    synthesizer.write_report(paths[5], real, test=test, target='placed', verbose=not quiet)
     for path in paths:
         click.echo(path)
 

@@ -24,7 +24,7 @@ class RowEmbedder(TransformerMixin, BaseEstimator):
         synthesizer: A fitted synthesizer.
         num_orders: Column orders that components are averaged over, in any-order generation.
 
-    Example:
+    Examples:
         >>> from sklearn.decomposition import PCA
         >>> from sklearn.pipeline import make_pipeline
         >>> from sdv.metadata import Metadata

@@ -6,19 +6,14 @@ ids when each takes its own numbers.
 
 import re
 import string
-import sys
 from dataclasses import dataclass
 from functools import cached_property
+from re import _parser  # type: ignore[attr-defined]
 from typing import Any
 
 import numpy as np
 
 from sdv_nvib.errors import InvalidParameterError, ModelFileError
-
-if sys.version_info >= (3, 11):
-    from re import _parser  # type: ignore[attr-defined]
-else:
-    import sre_parse as _parser
 
 __all__ = ['CountedIds', 'PatternIds', 'check_regex', 'pattern_of_template']
 
@@ -103,7 +98,7 @@ class PatternIds:
     Raises:
         InvalidParameterError: The pattern is of another kind, or ambiguous.
 
-    Example:
+    Examples:
         >>> ids = PatternIds('[A-Z]{2}-[0-9]{3}', "Table 't', column 'id'")
         >>> ids.size
         676000
@@ -203,7 +198,7 @@ def _unsupported(pattern: str, where: str) -> InvalidParameterError:
 def pattern_of_template(template: str, letters: str) -> str:
     """The regular expression of what Faker's `bothify` makes of a template.
 
-    Example:
+    Examples:
         >>> pattern_of_template('id??#', 'ab')
         'id[ab][ab][0-9]'
     """

@@ -242,7 +242,7 @@ class TabularNVIB(nn.Module):
         arXiv 2207.13529. Departures: the column queries replace a token sequence, so the decoder
         needs no causal self-attention; any-order generation reads prefixes of F.
 
-    Example:
+    Examples:
         >>> model = TabularNVIB([np.full(2, np.nan), np.full(3, np.nan)], ModelConfig())
         >>> order = torch.tensor([[1, 0]])
         >>> model(torch.tensor([[1, 2]]), order, torch.Generator()).nll.shape

@@ -16,7 +16,6 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context, parent_process
 from pathlib import Path
@@ -33,7 +32,7 @@ from sdv_nvib.errors import (
     StorageError,
     WorkerError,
 )
-from sdv_nvib.persistence import file_checksum, put_in_place
+from sdv_nvib.persistence import WRITING, file_checksum, whole_file
 from sdv_nvib.streaming import import_arrow
 
 if TYPE_CHECKING:
@@ -52,7 +51,6 @@ __all__ = [
 
 FORMAT, FORMAT_VERSION = 'sdv_nvib parts', 1
 MANIFEST = '_manifest.json'  # readers of a folder of Parquet files pass over it
-WRITING = '.writing'
 PACKAGES = ('sdv-nvib', 'sdv', 'rdt', 'faker', 'torch', 'numpy', 'pandas', 'pyarrow')
 ENGINES = ('processes', 'ray')
 
@@ -156,7 +154,7 @@ class PartFolder:
             folder.mkdir(parents=True, exist_ok=True)
             if (folder / MANIFEST).exists():
                 self._read()
-            elif any(file.suffix != WRITING for file in folder.iterdir()):
+            elif any(not file.name.startswith(WRITING) for file in folder.iterdir()):
                 raise StorageError(
                     'sample_to_parquet needs a new or empty folder, or one that it began, and '
                     f"'{folder}' has other files. Choose another."
@@ -201,7 +199,7 @@ class PartFolder:
             'parts': [asdict(self._records[part]) for part in sorted(self._records)],
         }
         text = json.dumps(content, indent=1)
-        with _whole(self.folder / MANIFEST) as path:
+        with whole_file(self.folder / MANIFEST) as path:
             path.write_text(text, 'utf-8')
 
     def paths(self) -> list[Path]:
@@ -232,7 +230,7 @@ class PartFolder:
 
     def close(self) -> None:
         """Remove what workers that were killed have left."""
-        for path in self.folder.glob(f'.*{WRITING}'):
+        for path in self.folder.glob(f'{WRITING}*'):
             path.unlink(missing_ok=True)
 
 
@@ -241,21 +239,6 @@ def _unwritten(path: Path, error: OSError) -> StorageError:
         f"'{path}' could not be written: {error}. Parts that are whole stay; free some space or "
         'mend the folder, and call sample_to_parquet again.'
     )
-
-
-@contextmanager
-def _whole(path: Path) -> Iterator[Path]:
-    """A file to write in place of `path`, which takes its name when it is whole and on the disk."""
-    # A name of its own: a worker that was thought dead may still be writing the same part.
-    handle, name = tempfile.mkstemp(WRITING, f'.{path.name}.', path.parent)
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        temporary.chmod(0o644)
-        put_in_place(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)
@@ -281,7 +264,7 @@ class PartTask:
         arrow = import_arrow()
         path, rows = self.folder / part_name(part), 0
         try:
-            with _whole(path) as temporary:
+            with whole_file(path) as temporary:
                 with arrow.parquet.ParquetWriter(temporary, self.schema) as writer:
                     for table in self.draw(part):
                         writer.write_table(

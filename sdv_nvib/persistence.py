@@ -15,6 +15,7 @@ import json
 import math
 import os
 import re
+import secrets
 import shutil
 import tempfile
 import warnings
@@ -39,6 +40,7 @@ from sdv_nvib.tokens import MAX_DECIMALS, CategoricalColumn, NumericalColumn, Ta
 from sdv_nvib.training import EpochRecord, TrainerState, choose_device
 
 __all__ = [
+    'WRITING',
     'Checkpoint',
     'decode_value',
     'encode_value',
@@ -51,11 +53,13 @@ __all__ = [
     'restore_schema',
     'store_model',
     'store_schema',
+    'whole_file',
     'write_folder',
 ]
 
 FORMAT, FORMAT_VERSION = 'sdv_nvib model', 1
 MANIFEST, TENSORS = 'manifest.json', 'tensors.safetensors'
+WRITING = '.writing.'
 MAX_JSON_BYTES = 2**28
 MAX_ORDERED_TOKENS = 2**24  # ordered columns times their longest vocabulary
 MAX_VALUE_DEPTH = 50
@@ -343,16 +347,27 @@ def _refuse_constant(text: str) -> None:
 def file_checksum(path: Path) -> dict[str, Any]:
     """SHA-256 and size of a file."""
     with path.open('rb') as file:
-        digest = hashlib.file_digest(file, 'sha256') if hasattr(hashlib, 'file_digest') else None
-        if digest is None:  # Python 3.10
-            digest = hashlib.sha256()
-            while chunk := file.read(2**20):
-                digest.update(chunk)
+        digest = hashlib.file_digest(file, 'sha256')
     return {'sha256': digest.hexdigest(), 'bytes': path.stat().st_size}
 
 
 def _checksum_of(document: Any) -> str:
     return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A file to write in place of `path`, which takes its name when it is whole and on the disk.
+
+    The file to write ends as `path` does, and starts with `WRITING`.
+    """
+    # A name of its own: a process that was thought dead may still be writing the same file.
+    temporary = path.with_name(f'{WRITING}{secrets.token_hex(4)}.{path.name}')
+    try:
+        yield temporary
+        put_in_place(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def put_in_place(temporary: Path, path: Path) -> None:
@@ -364,6 +379,8 @@ def put_in_place(temporary: Path, path: Path) -> None:
 
 def _flush(path: Path) -> None:
     """Have the disk hold a file or a folder's entries before going on."""
+    if os.name == 'nt':
+        return  # Windows flushes no folder, and files only to those who write them
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

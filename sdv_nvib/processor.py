@@ -198,7 +198,7 @@ def keep_zones(processor: DataProcessor, table: pd.DataFrame) -> list[str]:
             continue
         form, present = transformer.datetime_format, table[name].dropna()
         if isinstance(processor._dtypes[name], pd.DatetimeTZDtype):
-            transformer._timezone_offset = datetime.timezone.utc
+            transformer._timezone_offset = datetime.UTC
         elif '%z' in (form or '') and len(present):
             if transformer._has_multiple_timezones:
                 dates = pd.to_datetime(present, format=form, utc=True)

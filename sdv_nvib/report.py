@@ -14,10 +14,9 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import math
-import os
 import platform
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +28,7 @@ from tqdm.auto import tqdm
 
 from sdv_nvib._version import __version__
 from sdv_nvib.errors import InvalidParameterError
+from sdv_nvib.persistence import whole_file
 from sdv_nvib.quality import (
     DISTANCE_AUC,
     LIKELIHOOD_AUC,
@@ -71,6 +71,17 @@ class _Verdict:
 
 
 @dataclass(frozen=True)
+class _Tables:
+    """The rows that a page is about, and what its only table is called."""
+
+    name: str
+    real: pd.DataFrame
+    synthetic: pd.DataFrame
+    test: pd.DataFrame | None
+    metadata: Metadata
+
+
+@dataclass(frozen=True)
 class _Scored:
     """The scores of the synthetic rows, and of real rows in their place.
 
@@ -90,29 +101,27 @@ class _Scored:
 
 def _with_second(
     evaluation: QualityEvaluation,
-    real: pd.DataFrame,
-    metadata: Metadata,
-    test: pd.DataFrame | None,
-    num_made: int,
-    attack: tuple[list[str] | None, list[str] | None],
+    tables: _Tables,
+    sensitive: list[str] | None,
+    known: list[str] | None,
     seed: int,
 ) -> _Scored:
     """Score real rows in place of the synthetic ones."""
-    sensitive, known = attack
-    if test is None:
-        order = np.random.default_rng(seed).permutation(len(real))
-        half = max(1, len(real) // 2)
-        base, second = real.iloc[order[:half]], real.iloc[order[-half:]]
+    base, second = tables.real, tables.test
+    if second is None:
+        order = np.random.default_rng(seed).permutation(len(base))
+        half = max(1, len(base) // 2)
+        base, second = base.iloc[order[:half]], base.iloc[order[-half:]]
         words = 'one half of the real rows against the other half (no test rows were given)'
     else:
-        base, second = real, test
-        words = f'the {len(test):,} real test rows against the real rows'
+        words = f'the {len(second):,} real test rows against the real rows'
+    num_made = len(tables.synthetic)
     if len(second) < num_made:
         words += (
             f'. They are fewer than the {num_made:,} synthetic rows: chance lowers their scores'
         )
     of_second = evaluate_quality(
-        base, second, metadata, sensitive=sensitive, known=known, seed=seed
+        base, second, tables.metadata, sensitive=sensitive, known=known, seed=seed
     )
     return _Scored(evaluation, of_second, words)
 
@@ -168,7 +177,7 @@ def _privacy(scored: _Scored, num_rows: int) -> _Verdict:
     return _Verdict('Good' if good else 'Check', question, answer)
 
 
-def _usefulness(scored: _Scored, target: str | None, is_number: bool) -> _Verdict:
+def _usefulness(scored: _Scored, target: str | None, columns: dict[str, Any]) -> _Verdict:
     """Say whether what is learned from the synthetic rows holds on real ones."""
     question = 'Can one work with it?'
     scores = scored.synthetic.to_dict()
@@ -176,6 +185,7 @@ def _usefulness(scored: _Scored, target: str | None, is_number: bool) -> _Verdic
     if target is None or math.isnan(made) or math.isnan(real):
         reason = 'No column to predict was named.' if target is None else f'{target!r}: no score.'
         return _Verdict('Not measured', question, reason)
+    is_number = columns[target]['sdtype'] == 'numerical'
     name, digits = ('error (RMSE)', '.4g') if is_number else ('AUC', '.3f')
     good = made <= RMSE_RATIO * real if is_number else made >= real - AUC_MARGIN
     answer = (
@@ -299,6 +309,8 @@ def _sdmetrics_figures(evaluation: QualityEvaluation, table: str, pairs: bool) -
         figure.update_traces(marker_color=SYNTHETIC_COLOUR, selector={'name': 'TVComplement'})
         for axis in figure.select_coloraxes():
             axis.colorscale = COLOUR_SCALE
+        figure.update_xaxes(automargin=True)
+        figure.update_yaxes(automargin=True)
         figure.update_layout(
             template=None, height=900 if pairs and name != 'Column Shapes' else 420
         )
@@ -375,67 +387,71 @@ def write_report(
     Raises:
         InvalidParameterError: If tables, metadata and target do not fit.
     """
-    table = next(iter(metadata.to_dict()['tables']), '')
-    real_rows, made_rows = _rows(real, 'real', table), _rows(synthetic, 'synthetic', table)
-    test_rows = None if test is None else _rows(test, 'test', table)
-    tables = [real_rows, made_rows, *([] if test_rows is None else [test_rows])]
-    both = real_rows, made_rows, metadata
+    name = next(iter(metadata.to_dict()['tables']), '')
+    real_rows, made_rows = _rows(real, 'real', name), _rows(synthetic, 'synthetic', name)
+    tables = _Tables(
+        name, real_rows, made_rows, None if test is None else _rows(test, 'test', name), metadata
+    )
     if evaluation is None:
         evaluation = evaluate_quality(
-            *both,
-            test=test_rows,
+            real_rows,
+            made_rows,
+            metadata,
+            test=tables.test,
             target=target,
             sensitive=sensitive,
             known=known,
             seed=seed,
             verbose=verbose,
         )
-    attack = sensitive, known
-    with tqdm(total=4, desc='Writing the report', disable=not verbose, unit='step') as progress:
-        scored = _with_second(
-            evaluation, real_rows, metadata, test_rows, len(made_rows), attack, seed
-        )
+    with tqdm(total=2, desc='Writing the report', disable=not verbose, unit='step') as progress:
+        scored = _with_second(evaluation, tables, sensitive, known, seed)
         progress.update()
-        columns = _columns(bin_tables(*both), evaluation.shape_errors)
-        progress.update()
-        pairs = _pairs(bin_tables(*both, bins=PAIR_BINS), scored)
-        progress.update()
-        described = metadata.to_dict()['tables'][table]
-        is_number = target is not None and described['columns'][target]['sdtype'] == 'numerical'
-        page = _render(
-            title=table,
-            verdicts=[
-                _likeness(scored),
-                _privacy(scored, min(map(len, tables))),
-                _usefulness(scored, target, is_number),
-            ],
-            measures=_measures(scored),
-            second_is=scored.second_is,
-            columns=columns,
-            pairs=pairs,
-            history=history,
-            made={
-                'Real rows': f'{len(real_rows):,}',
-                'Synthetic rows': f'{len(made_rows):,}',
-                'Test rows': '–' if test_rows is None else f'{len(test_rows):,}',
-                'Epochs trained': '–' if history is None else len(history),
-                'Seed of the scores': seed,
-                'Written': datetime.now(timezone.utc).strftime('%Y-%m-%d %H:%M UTC'),
-            },
-            parameters=parameters or {},
-            versions=_versions(),
-            metadata=_metadata_text(metadata),
-            sdmetrics=_sdmetrics_figures(scored.synthetic, table, len(columns) > 1),
-        )
-        path = Path(path)
-        part = path.with_name(f'.{path.name}.{os.getpid()}.part')
-        try:
+        page = _page(scored, tables, target, seed, history, parameters or {})
+        with whole_file(Path(path)) as part:
             part.write_text(page, encoding='utf-8')
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
         progress.update()
     return evaluation
+
+
+def _page(
+    scored: _Scored,
+    tables: _Tables,
+    target: str | None,
+    seed: int,
+    history: pd.DataFrame | None,
+    parameters: dict[str, Any],
+) -> str:
+    """Return the page as text."""
+    both = tables.real, tables.synthetic, tables.metadata
+    described = tables.metadata.to_dict()['tables'][tables.name]['columns']
+    sizes = [len(rows) for rows in (tables.real, tables.synthetic, tables.test) if rows is not None]
+    columns = _columns(bin_tables(*both), scored.synthetic.shape_errors)
+    return _render(
+        title=tables.name,
+        verdicts=[
+            _likeness(scored),
+            _privacy(scored, min(sizes)),
+            _usefulness(scored, target, described),
+        ],
+        measures=_measures(scored),
+        second_is=scored.second_is,
+        columns=columns,
+        pairs=_pairs(bin_tables(*both, bins=PAIR_BINS), scored),
+        history=history,
+        made={
+            'Real rows': f'{len(tables.real):,}',
+            'Synthetic rows': f'{len(tables.synthetic):,}',
+            'Test rows': '–' if tables.test is None else f'{len(tables.test):,}',
+            'Epochs trained': '–' if history is None else len(history),
+            'Seed of the scores': seed,
+            'Written': datetime.now(UTC).strftime('%Y-%m-%d %H:%M UTC'),
+        },
+        parameters=parameters,
+        versions=_versions(),
+        metadata=_metadata_text(tables.metadata),
+        sdmetrics=_sdmetrics_figures(scored.synthetic, tables.name, len(columns) > 1),
+    )
 
 
 def _render(**parts: Any) -> str:

@@ -92,6 +92,7 @@ from sdv_nvib.protection import (
 from sdv_nvib.quality import (
     LIKELIHOOD_AUC,
     LIKELIHOOD_TPR,
+    NEEDS_UNSEEN,
     MembershipInference,
     QualityEvaluation,
     evaluate_quality,
@@ -460,7 +461,7 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
         Raises:
             InvalidParameterError: With `target_epsilon`: constraints learn from the rows.
 
-        Example:
+        Examples:
             >>> from sdv.cag import Inequality
             >>> table = pd.DataFrame({'low': [1, 4, 2, 3] * 20, 'high': [5, 4, 7, 6] * 20})
             >>> columns = {name: {'sdtype': 'numerical'} for name in table}
@@ -707,7 +708,7 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
         Raises:
             InvalidTableError: The table has no rows or no columns.
 
-        Example:
+        Examples:
             >>> table = pd.DataFrame({'age': [31, 45, 38, 22] * 20, 'paid': [True, False] * 40})
             >>> columns = {'age': {'sdtype': 'numerical'}, 'paid': {'sdtype': 'boolean'}}
             >>> metadata = Metadata.load_from_dict({'tables': {'people': {'columns': columns}}})
@@ -833,7 +834,7 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
             ModelFileError: The checkpoint is damaged, or of other data or arguments.
             StorageError: A folder cannot be written to.
 
-        Example:
+        Examples:
             >>> import tempfile
             >>> table = pd.DataFrame({'age': [31, 45, None, 22] * 20, 'paid': [True, False] * 40})
             >>> columns = {'age': {'sdtype': 'numerical'}, 'paid': {'sdtype': 'boolean'}}
@@ -987,7 +988,7 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
         Raises:
             NotFittedError: Nothing has been fitted yet.
 
-        Example:
+        Examples:
             >>> table = pd.DataFrame({'age': [31, 45, 38, 22] * 20, 'paid': [True, False] * 40})
             >>> columns = {'age': {'sdtype': 'numerical'}, 'paid': {'sdtype': 'boolean'}}
             >>> metadata = Metadata.load_from_dict({'tables': {'people': {'columns': columns}}})
@@ -1010,7 +1011,7 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
         Raises:
             NotFittedError: Nothing has been fitted yet.
 
-        Example:
+        Examples:
             >>> table = pd.DataFrame({'age': [31, 45, 38, 22] * 20, 'paid': [True, False] * 40})
             >>> columns = {'age': {'sdtype': 'numerical'}, 'paid': {'sdtype': 'boolean'}}
             >>> metadata = Metadata.load_from_dict({'tables': {'people': {'columns': columns}}})
@@ -1051,7 +1052,7 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
             InvalidParameterError: Generation is single-pass, which has no such conditionals.
             UnknownValueError: A value that the training data did not have.
 
-        Example:
+        Examples:
             >>> table = pd.DataFrame({'age': [31, 45, 38, 22] * 20, 'paid': [True, False] * 40})
             >>> columns = {'age': {'sdtype': 'numerical'}, 'paid': {'sdtype': 'boolean'}}
             >>> metadata = Metadata.load_from_dict({'tables': {'people': {'columns': columns}}})
@@ -1087,7 +1088,7 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
             InvalidParameterError: Generation is single-pass.
             UnknownValueError: A value that the training data did not have.
 
-        Example:
+        Examples:
             >>> table = pd.DataFrame({'age': [31, 45, 38, 22] * 20, 'paid': [True, False] * 40})
             >>> columns = {'age': {'sdtype': 'numerical'}, 'paid': {'sdtype': 'boolean'}}
             >>> metadata = Metadata.load_from_dict({'tables': {'people': {'columns': columns}}})
@@ -1557,7 +1558,7 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
             InvalidParameterError: An argument is out of its range, or keys cannot be made in parts.
             ConditionError: Too many rows are rejected.
 
-        Example:
+        Examples:
             >>> table = pd.DataFrame({'key': range(80), 'paid': [True, False] * 40})
             >>> columns = {'key': {'sdtype': 'id'}, 'paid': {'sdtype': 'boolean'}}
             >>> described = {'columns': columns, 'primary_key': 'key'}
@@ -1731,7 +1732,7 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
             ConditionError: Given values break a constraint.
             ValueError: A column is not there or is the primary key, or no row could be sampled.
 
-        Example:
+        Examples:
             >>> table = pd.DataFrame({'age': [31, 45, 38, 22] * 20, 'paid': [True, False] * 40})
             >>> columns = {'age': {'sdtype': 'numerical'}, 'paid': {'sdtype': 'boolean'}}
             >>> metadata = Metadata.load_from_dict({'tables': {'people': {'columns': columns}}})
@@ -1773,7 +1774,7 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
             ConditionError: Given values break a constraint.
             ValueError: A column is not there or is the primary key, or no row could be sampled.
 
-        Example:
+        Examples:
             >>> table = pd.DataFrame({'age': [31, 45, 38, 22] * 20, 'paid': [True, False] * 40})
             >>> columns = {'age': {'sdtype': 'numerical'}, 'paid': {'sdtype': 'boolean'}}
             >>> metadata = Metadata.load_from_dict({'tables': {'people': {'columns': columns}}})
@@ -1795,6 +1796,7 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
     def _validate_conditions_unseen_columns(self, conditions: pd.DataFrame) -> None:
         """Refuse what cannot be met before anything is sampled, so that the error says why."""
         super()._validate_conditions_unseen_columns(conditions)
+        self._require_whole(conditions)
         self._require_range(conditions)
         self._know(conditions, pd.DataFrame(True, conditions.index, conditions.columns))
 
@@ -1878,6 +1880,29 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
                 'out.'
             )
         return constraint.transform(rows)
+
+    def _require_whole(self, table: pd.DataFrame) -> None:
+        """Refuse fractions in columns that are drawn as whole numbers."""
+        columns = self._original_metadata.tables[self._table_name].columns
+        transformers = self._data_processor._hyper_transformer.field_transformers
+        dtypes = dict(self._data_processor._dtypes)
+        for constraint in self._chained_constraints[:1]:  # it knows the columns it replaces
+            dtypes |= constraint._dtypes[self._table_name]
+        for name in table:
+            is_integer = pd.api.types.is_integer_dtype(dtypes[name])
+            is_rounded = getattr(transformers.get(name), '_rounding_digits', None) == 0
+            if columns[name]['sdtype'] != 'numerical' or not (is_integer or is_rounded):
+                continue
+            numbers = pd.to_numeric(table[name])
+            fractions = numbers[numbers % 1 > 0]
+            if len(fractions):
+                value = fractions.iloc[0]
+                remedy = '' if is_integer else ', or fit with enforce_rounding=False'
+                raise UnknownValueError(
+                    f"Table '{self._table_name}', column '{name}': a condition must be a whole "
+                    'number, as all numbers of the training data are, received '
+                    f'{value}. Give {math.floor(value)} or {math.ceil(value)}{remedy}.'
+                )
 
     def _require_range(self, table: pd.DataFrame) -> None:
         """Refuse dates that are none, and numbers outside the range seen in `fit`, when clipped."""
@@ -2328,7 +2353,7 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
                 or generation is single-pass.
             UnknownValueError: A value that the training data did not have.
 
-        Example:
+        Examples:
             >>> table = pd.DataFrame({'age': [31, 45, 38, 22] * 20, 'paid': [True, False] * 40})
             >>> columns = {'age': {'sdtype': 'numerical'}, 'paid': {'sdtype': 'boolean'}}
             >>> metadata = Metadata.load_from_dict({'tables': {'people': {'columns': columns}}})
@@ -2423,7 +2448,7 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
             NotFittedError: Nothing has been fitted yet.
             UnknownValueError: A value that the training data did not have.
 
-        Example:
+        Examples:
             >>> table = pd.DataFrame({'age': [31, 45, 38, 22] * 20, 'paid': [True, False] * 40})
             >>> columns = {'age': {'sdtype': 'numerical'}, 'paid': {'sdtype': 'boolean'}}
             >>> metadata = Metadata.load_from_dict({'tables': {'people': {'columns': columns}}})
@@ -2530,7 +2555,7 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
             NotFittedError: Nothing has been fitted yet.
             InvalidParameterError: One of the tables has no rows.
 
-        Example:
+        Examples:
             >>> table = pd.DataFrame({'age': [31, 45, 38, 22] * 20, 'paid': [True, False] * 40})
             >>> columns = {'age': {'sdtype': 'numerical'}, 'paid': {'sdtype': 'boolean'}}
             >>> metadata = Metadata.load_from_dict({'tables': {'people': {'columns': columns}}})
@@ -2596,7 +2621,7 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
                     'scores, which are taken from the real rows, are not protected.',
                 )
             )
-        values, note = (math.nan, math.nan), 'Not taken: it needs `test`'
+        values, note = (math.nan, math.nan), f'Not measured: {NEEDS_UNSEEN}'
         intervals = ['', '']
         if test is not None:
             unseen = test[self._table_name] if isinstance(test, dict) else test

@@ -102,6 +102,7 @@ class CategoricalColumn:
         unknown = (tokens < 0) | (missing & (not self.has_missing))
         if unknown.any():
             first = values[unknown].iloc[0]
+            first = first.item() if isinstance(first, np.generic) else first
             raise UnknownValueError(
                 f"Column '{self.name}' has {int(unknown.sum())} value(s) that were not in the "
                 f'training data, the first is {first!r}. Use one of the known values; the nearest '
@@ -406,7 +407,7 @@ class TableSchema:
     Attributes:
         columns: One entry per modelled column, in table order.
 
-    Example:
+    Examples:
         >>> table = pd.DataFrame({'colour': ['red', 'blue', None], 'size': [1.0, 2.0, 2.0]})
         >>> schema = TableSchema.fit(table, numerical={'size'})
         >>> schema.encode(table).tolist()

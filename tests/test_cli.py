@@ -49,7 +49,7 @@ def test_sample_writes_csv_to_stdout_and_the_same_rows_again(folder):
 
 def test_sample_meets_conditions_of_every_type(folder):
     out = folder / 'conditioned.parquet'
-    conditions = ['gender=F', 'work_experience=true', 'high_perc=70', 'salary=']
+    conditions = ['gender=F', 'work_experience=true', 'high_perc=70.0', 'salary=']
     options = [word for condition in conditions for word in ('--condition', condition)]
     run('sample', folder / 'model.pkl', '--rows', 5, '-o', out, *options)
     table = pd.read_parquet(out)
@@ -133,9 +133,13 @@ def test_a_full_disk_leaves_no_half_written_file(folder, name, full_disk):
 
 def test_demo_leaves_every_file(tmp_path):
     result = run('demo', tmp_path / 'trial', '--epochs', 1, '--quiet')
-    names = ['real.csv', 'metadata.json', 'model.pkl', 'synthetic.csv', 'report.html']
+    names = [
+        'real.csv', 'test.csv', 'metadata.json', 'model.pkl', 'synthetic.csv', 'report.html'
+    ]  # fmt: skip
     assert [line.rsplit('/', 1)[1] for line in result.stdout.split()] == names
     assert all((tmp_path / 'trial' / name).stat().st_size for name in names)
+    page = (tmp_path / 'trial' / 'report.html').read_text(encoding='utf-8')
+    assert '<span class="status">Not measured' not in page  # all three lines are judged
 
 
 def test_text_labels_of_a_csv_file_stay_text(tmp_path):
@@ -174,6 +178,7 @@ def test_nothing_is_overwritten_without_force(folder):
         (['sample', 'FOLDER/real.csv'], 1, 'is no model'),
         (['sample', 'MODEL', '-o', 'FOLDER/none/x.csv'], 1, 'Make it first'),
         (['sample', 'MODEL', '--condition', 'high_perc=much'], 1, "'high_perc' holds numbers"),
+        (['sample', 'MODEL', '--condition', 'salary=27000.5'], 1, 'Give 27000 or 27001, or fit'),
         (['detect', 'FOLDER/metadata.json'], 1, 'ends in one of'),
         (['fit', 'FOLDER/real.csv', 'FOLDER/real.csv', '-o', 'FOLDER/m'], 1, 'metadata'),
         (['fit', 'FOLDER/real.csv', 'FOLDER/metadata.json', '-o', 'FOLDER/m', '--set', 'depth=3'],

@@ -185,6 +185,33 @@ def test_numbers_beyond_seen_ones_are_refused_with_the_range_or_kept_exactly(fit
     assert sampled.dtypes.equals(TRIPS.dtypes)
 
 
+@pytest.mark.parametrize('constraints', [(), (Inequality('low', 'high'),)], ids=['', 'constraint'])
+def test_fractions_of_whole_numbers_are_refused_with_the_whole_ones(constraints):
+    made = make_synthesizer(constraints)
+    with pytest.raises(UnknownValueError) as caught:
+        made.sample_from_conditions([Condition({'low': 39.5, 'high': 99}, num_rows=3)])
+    for word in ("'trips'", "'low'", 'must be a whole number', '39.5', 'Give 39 or 40.'):
+        assert word in str(caught.value)
+    sampled = made.sample_remaining_columns(pd.DataFrame({'low': [39.0] * 3, 'high': 99}))['trips']
+    assert sampled['low'].tolist() == [39] * 3
+    assert sampled['low'].dtype == 'int64'
+
+
+def test_fractions_of_rounded_numbers_are_refused_unless_these_are_not_rounded():
+    table = pd.DataFrame({'hours': [38.0, 40.0, np.nan, 45.0] * 20, 'paid': [True, False] * 40})
+    columns = {'hours': {'sdtype': 'numerical'}, 'paid': {'sdtype': 'boolean'}}
+    metadata = Metadata.load_from_dict({'tables': {'t': {'columns': columns}}})
+    condition = [Condition({'hours': 39.5}, num_rows=2)]
+    for enforce_rounding in (True, False):
+        made = NVIBSynthesizer(metadata, enforce_rounding=enforce_rounding, **SMALL)
+        made.fit({'t': table})
+        if enforce_rounding:
+            with pytest.raises(UnknownValueError, match='39 or 40, or fit with enforce_rounding'):
+                made.sample_from_conditions(condition)
+        else:
+            assert (made.sample_from_conditions(condition)['t']['hours'] == 39.5).all()
+
+
 def test_an_unknown_category_is_refused_by_column_value_and_nearest_ones(fitted, tmp_path):
     known = pd.DataFrame({'city': ['Bern', 'Genova']})
     with pytest.raises(UnknownValueError) as caught:

@@ -1,8 +1,10 @@
 """The documentation: every Python block and every example runs, and the pages build."""
 
+import json
 import os
 import re
 import runpy
+import shlex
 import subprocess
 import sys
 from inspect import signature
@@ -11,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 from click.testing import CliRunner
 from matplotlib.image import imread
 from sdv.metadata import Metadata
@@ -35,6 +38,9 @@ LONG = (
 )
 EXAMPLES = [path for path in sorted((ROOT / 'examples').glob('*.py')) if path.stem not in LONG]
 
+SMALL = 'epochs=1, d_model=16'
+WITH_FEW_STEPS = ('NVIBSynthesizer(metadata)', f'NVIBSynthesizer(metadata, {SMALL})')
+
 pytestmark = [
     pytest.mark.filterwarnings('ignore:We strongly recommend saving the metadata'),
     pytest.mark.filterwarnings('ignore:No .datetime_format. is present'),
@@ -42,9 +48,49 @@ pytestmark = [
 ]
 
 
+LARGE_SCALE = ROOT / 'docs/pages/large_scale.md'
+# Of every block that is not `python`, by the tests here, of the command line, of Ray and of Spark.
+RUN = (
+    'examples/quickstart.py',
+    'sdv-nvib ',
+    'examples/beyond_memory.py',
+    'examples/privacy_cost.py',
+    'init_process_group',
+    'torchrun ',
+    'TorchTrainer(',
+    "engine='ray'",
+    'kind: RayJob',
+    'def draw_parts(',
+    # The command that `.ci/run` takes from the README; it installs the package, too.
+    '-m pytest',
+    'pip install .\n',
+)
+
+
 def blocks(path, language):
     found = re.findall(rf'```{language}\n(.*?)```', path.read_text(encoding='utf-8'), re.DOTALL)
     return [block for block in found if not block.startswith('--8<--')]
+
+
+def block_with(text, language, path=LARGE_SCALE):
+    (block,) = (block for block in blocks(path, language) if text in block)
+    return block
+
+
+def replaced(code, *pairs):
+    for whole, small in pairs:
+        assert whole in code
+        code = code.replace(whole, small)
+    return code
+
+
+def test_every_block_is_one_that_runs():
+    for path in (ROOT / 'README.md', *PAGES):
+        fences = re.findall(r'^```.*$', path.read_text(encoding='utf-8'), re.MULTILINE)
+        assert set(fences[1::2]) <= {'```'}
+        assert set(fences[::2]) <= {'```python', '```py', '```bash', '```yaml'}
+        others = [block for language in ('py', 'bash', 'yaml') for block in blocks(path, language)]
+        assert [block for block in others if not any(text in block for text in RUN)] == []
 
 
 @pytest.mark.parametrize('path', EXAMPLES, ids=lambda path: path.stem)
@@ -82,14 +128,12 @@ def test_python_of_the_readme_runs(tmp_path, monkeypatch):
     adult = make_people(80, seed=0)
     Metadata.detect_from_dataframes({'adult': adult}).save_to_json('metadata.json')
     code = '\n'.join(blocks(ROOT / 'README.md', 'python'))
-    whole, small = 'NVIBSynthesizer(metadata)', 'NVIBSynthesizer(metadata, epochs=1, d_model=16)'
-    assert whole in code
     names = {
         'adult': adult,
         'adult_test': make_people(40, seed=1).assign(age=adult['age'], hours=adult['hours']),
         'adult_with_holes': adult.mask(np.random.default_rng(2).random(adult.shape) < 0.2),
     }
-    exec(compile(code.replace(whole, small), 'README.md', 'exec'), names)
+    exec(compile(replaced(code, WITH_FEW_STEPS), 'README.md', 'exec'), names)
     assert (tmp_path / 'report.html').exists()
     assert not names['filled']['adult'].isna().any(axis=None)
     assert len(names['surprise']) == len(names['vectors']) == len(names['alike']['adult']) == 40
@@ -112,19 +156,15 @@ def test_commands_of_tutorial_and_readme_run(tmp_path, monkeypatch):
 
 
 def test_the_guide_for_several_processes_runs(tmp_path):
-    page = ROOT / 'docs/pages/large_scale.md'
-    (code,) = (block for block in blocks(page, 'py') if 'init_process_group' in block)
-    (commands,) = (block for block in blocks(page, 'bash') if 'torchrun' in block)
+    code, commands = block_with('init_process_group', 'py'), block_with('torchrun', 'bash')
     variable, command = commands.splitlines()
     (tmp_path / 'rows').mkdir()
     make_people(300, seed=0).to_csv(tmp_path / 'rows' / 'people.csv', index=False)
     metadata = Metadata.detect_from_dataframes({'people': make_people(300, seed=0)})
     metadata.save_to_json(tmp_path / 'metadata.json')
-    whole, many = "('metadata.json'))", '--nproc-per-node=4'
-    assert whole in code
-    assert many in command
-    (tmp_path / 'train.py').write_text(code.replace(whole, f'{whole[:-1]}, epochs=1, d_model=16)'))
-    words = command.replace(many, '--nproc-per-node=2').split()
+    whole = "('metadata.json'))"
+    (tmp_path / 'train.py').write_text(replaced(code, (whole, f'{whole[:-1]}, {SMALL})')))
+    words = replaced(command, ('--nproc-per-node=4', '--nproc-per-node=2')).split()
     module = [sys.executable, '-m', 'torch.distributed.run', *words[1:]]
     name, value = variable.removeprefix('export ').split('=')
     environment = {**os.environ, name: value}
@@ -133,6 +173,82 @@ def test_the_guide_for_several_processes_runs(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert len(load_synthesizer(tmp_path / 'model.pkl').sample(5)['people']) == 5
+
+
+@pytest.fixture
+def adult(tmp_path, monkeypatch):
+    """A folder with a table for the scripts that take adult, and the way to run a command in it."""
+    data = tmp_path / 'DATA' / 'adult'
+    data.mkdir(parents=True)
+    people = make_people(180, seed=0).rename(columns={'hours': 'hours.per.week'})
+    people[:120].to_csv(data / 'train.csv.gz', index=False)
+    people[120:].to_csv(data / 'test.csv.gz', index=False)
+    Metadata.detect_from_dataframes({'adult': people}).save_to_json(data / 'metadata.json')
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'examples').mkdir()
+
+    def run(command, *changes):
+        program, script, *words = command.split()
+        assert program == 'python'
+        code = replaced((ROOT / script).read_text(encoding='utf-8'), *changes)
+        Path(script).write_text(code, encoding='utf-8')
+        monkeypatch.setattr(sys, 'argv', [script, *words])
+        runpy.run_path(script, run_name='__main__')
+
+    return run
+
+
+def test_the_commands_for_files_larger_than_memory_run(adult, monkeypatch, capfd):
+    large, same = block_with('beyond_memory', 'bash').splitlines()
+    monkeypatch.setattr(os, 'cpu_count', lambda: 1)
+    adult(f'{large} --rows 2000', ('epochs=50', 'epochs=1'))
+    assert 'peak resident MB' in capfd.readouterr().out
+    adult(same, WITH_FEW_STEPS)
+    printed = [json.loads(line)['from'] for line in capfd.readouterr().out.splitlines()]
+    assert printed == ['files', 'memory']
+
+
+def test_the_command_for_the_cost_of_privacy_runs(adult, capsys):
+    command = block_with('privacy_cost', 'bash', ROOT / 'docs/pages/privacy.md')
+    adult(replaced(command, ('--rows 6000', '--rows 100'), ('--epochs 5', '--epochs 1')))
+    assert capsys.readouterr().out.count('\n| ') == 10  # two headings, eight fits
+
+
+def test_the_command_of_the_readme_that_sets_up_an_example_runs_it(tmp_path):
+    command = block_with('quickstart.py', 'bash', ROOT / 'README.md')
+    setup, install, run = command.strip().split(' && ')
+    tests = block_with('-m pytest', 'bash', ROOT / 'README.md')  # `.ci/run` runs all of it
+    installed = replaced(tests, ('.venv-test', '.venv'), ("'.[test]'", '.'))
+    assert installed.startswith(f'{setup} && {install} && ')
+    program, script = shlex.split(run)
+    assert program == '.venv/bin/python'
+    code = (ROOT / script).read_text(encoding='utf-8')
+    small = ('NVIBSynthesizer(metadata, verbose=True)', f'NVIBSynthesizer(metadata, {SMALL})')
+    (tmp_path / 'quickstart.py').write_text(replaced(code, small), encoding='utf-8')
+    command = [sys.executable, 'quickstart.py']
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert 'SDMetrics quality' in done.stdout
+    assert (tmp_path / 'quickstart.png').exists()
+
+
+def test_the_job_for_kubernetes_is_whole():
+    job = yaml.safe_load(block_with('kind: RayJob', 'yaml'))  # an anchor that is none is an error
+    assert (job['apiVersion'], job['kind']) == ('ray.io/v1', 'RayJob')
+    program, script = job['spec']['entrypoint'].split()
+    assert (program, Path(script).parent, Path(script).name) == (
+        'python', Path('/shared'), 'sample.py'
+    )  # fmt: skip
+    cluster = job['spec']['rayClusterSpec']
+    head, (workers,) = cluster['headGroupSpec'], cluster['workerGroupSpecs']
+    assert workers['minReplicas'] <= workers['replicas'] <= workers['maxReplicas']
+    assert head['template'] == workers['template']
+    pod = workers['template']['spec']
+    (container,), (volume,) = pod['containers'], pod['volumes']
+    assert container['volumeMounts'] == [{'name': volume['name'], 'mountPath': '/shared'}]
+    assert volume['persistentVolumeClaim']['claimName']
+    cores = workers['replicas'] * int(container['resources']['limits']['cpu'])
+    assert f"engine='ray', workers={cores})" in LARGE_SCALE.read_text(encoding='utf-8')
 
 
 def test_hma_has_no_argument_for_a_synthesizer():
@@ -147,7 +263,10 @@ def test_the_pages_build_without_a_warning(tmp_path):
     options = ['--config-file', str(ROOT / 'docs' / 'mkdocs.yml'), '--site-dir', str(tmp_path)]
     done = subprocess.run(command + options, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr + done.stdout
-    assert 'write_report' in (tmp_path / 'reference' / 'index.html').read_text(encoding='utf-8')
+    reference = (tmp_path / 'reference' / 'index.html').read_text(encoding='utf-8')
+    assert 'write_report' in reference
+    assert all(f'Usage: sdv-nvib {name} [OPTIONS]' in reference for name in main.commands)
+    assert '<summary>Example</summary>' not in reference  # of a docstring: code runs together there
     explanation = (tmp_path / 'explanation' / 'index.html').read_text(encoding='utf-8')
     assert explanation.count('<math') > 15
     assert 'arithmatex' not in explanation

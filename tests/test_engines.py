@@ -27,6 +27,13 @@ def synthesizer():
     return make()
 
 
+def example(part):
+    """The block of the guide that has this in it."""
+    text = (ROOT / 'docs/pages/large_scale.md').read_text(encoding='utf-8')
+    (block,) = (b.split('```')[0] for b in text.split('```py\n')[1:] if part in b.split('```')[0])
+    return block
+
+
 # ------------------------------------------------------------------------- Ray
 
 
@@ -80,6 +87,23 @@ def test_ray_writes_what_one_process_does_also_when_a_worker_is_killed(ray, synt
 
 @pytest.mark.ray
 @pytest.mark.filterwarnings('ignore')
+def test_the_guide_for_ray_draws_the_same_rows(ray, synthesizer, tmp_path):
+    code = example("engine='ray'")
+    for whole, small in (
+        ('/shared/rows', str(tmp_path / 'ray')),
+        ('10**9', '1_000'),
+        ('1_000_000', '300'),
+        ('workers=64', 'workers=2'),
+    ):
+        assert whole in code
+        code = code.replace(whole, small)
+    exec(compile(code, 'large_scale.md', 'exec'), {'synthesizer': synthesizer})
+    synthesizer.sample_to_parquet(tmp_path / 'plain', 1_000, 300)
+    assert contents(tmp_path / 'ray') == contents(tmp_path / 'plain')
+
+
+@pytest.mark.ray
+@pytest.mark.filterwarnings('ignore')
 def test_an_error_of_a_ray_worker_is_our_own(ray, synthesizer, tmp_path):
     conditions = [Condition({'high': 27}, num_rows=100)]  # drawn by rejection
     arguments = {'conditions': conditions, 'max_tries_per_batch': 1, 'engine': 'ray'}
@@ -119,13 +143,6 @@ def spark():
     session.stop()
 
 
-def example(name):
-    """The block of the guide that defines a function of this name."""
-    text = (ROOT / 'docs/pages/large_scale.md').read_text(encoding='utf-8')
-    blocks = text.split('```py\n')[1:]
-    return next(b.split('```')[0] for b in blocks if f'def {name}(' in b)
-
-
 @pytest.mark.spark
 @pytest.mark.filterwarnings('ignore')  # Spark's own
 def test_the_guide_for_spark_draws_the_same_rows(spark, synthesizer, tmp_path):
@@ -136,7 +153,7 @@ def test_the_guide_for_spark_draws_the_same_rows(spark, synthesizer, tmp_path):
         'rows_per_part': 300,
         'folder': str(tmp_path / 'spark'),
     }
-    exec(compile(example('draw_parts'), 'large_scale.md', 'exec'), names)
+    exec(compile(example('def draw_parts('), 'large_scale.md', 'exec'), names)
     table = pd.read_parquet(tmp_path / 'spark').sort_values('key', ignore_index=True)
     parts = (pd.concat(synthesizer.sample_part(part, 1_000, 300)) for part in range(4))
     plain = pd.concat(parts, ignore_index=True)

@@ -205,7 +205,7 @@ def test_a_part_that_is_missing_or_cut_is_written_again(synthesizer, whole, tmp_
         (folder / name).write_bytes(content)
     (folder / 'part-000001.parquet').unlink()
     (folder / 'part-000004.parquet').write_bytes(b'PAR1')
-    (folder / '.part-000003.parquet.abc.writing').write_bytes(b'left by a killed worker')
+    (folder / '.writing.abc.part-000003.parquet').write_bytes(b'left by a killed worker')
     kept = folder / 'part-000000.parquet'
     before = kept.stat().st_mtime_ns
     synthesizer.sample_to_parquet(folder, 1_000, 150)

@@ -218,15 +218,8 @@ def test_processes_that_read_other_tables_are_refused(results):
     assert all('must read the same table' in result['refused'] for result in results)
 
 
-@pytest.mark.ray
-@pytest.mark.filterwarnings('ignore::DeprecationWarning')
-def test_ray_train_goes_on_after_a_worker_was_killed(tmp_path):
-    pytest.importorskip('ray.train.torch')
-    from test_streaming import make_table, write
-
-    write(make_table(300), tmp_path / 'rows')
-    command = [sys.executable, '-W', 'ignore', '-c', RAY_SCRIPT]
-    arguments = [str(Path(__file__).parent), str(tmp_path)]
+def run_with_ray(code, *arguments, **environment):
+    command = [sys.executable, '-W', 'ignore', '-c', code, *arguments]
     environment = {
         **os.environ,
         'OMP_NUM_THREADS': '1',
@@ -235,11 +228,46 @@ def test_ray_train_goes_on_after_a_worker_was_killed(tmp_path):
         'RAY_gcs_server_request_timeout_seconds': '600',
         'RAY_worker_register_timeout_seconds': '600',
         'RAY_worker_niceness': '0',
+        **environment,
     }
-    done = subprocess.run(
-        [*command, *arguments], env=environment, capture_output=True, text=True, timeout=800
-    )
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=800)
     assert done.returncode == 0, done.stderr[-5000:]
+
+
+@pytest.mark.ray
+@pytest.mark.filterwarnings('ignore::DeprecationWarning')
+def test_the_guide_for_ray_train_runs(tmp_path):
+    pytest.importorskip('ray.train.torch')
+    from sdv.metadata import Metadata
+    from sdv.utils import load_synthesizer
+    from test_streaming import make_table, write
+
+    page = Path(__file__).parents[1] / 'docs/pages/large_scale.md'
+    blocks = page.read_text(encoding='utf-8').split('```py\n')[1:]
+    (code,) = (b.split('```')[0] for b in blocks if 'TorchTrainer(' in b.split('```')[0])
+    for whole, small in (
+        ('/shared/', f'{tmp_path}/'),
+        ("metadata.json'))", "metadata.json'), epochs=1, d_model=16)"),
+        ('num_workers=4', 'num_workers=2'),
+        ('import ray\n', 'import ray\nray.init(num_cpus=3, include_dashboard=False)\n'),
+    ):
+        assert whole in code
+        code = code.replace(whole, small)
+    table = make_table(300)
+    write(table, tmp_path / 'rows')
+    Metadata.detect_from_dataframes({'t': table}).save_to_json(tmp_path / 'metadata.json')
+    run_with_ray(code, HOME=str(tmp_path))  # where Ray keeps what it has no other place for
+    assert len(load_synthesizer(tmp_path / 'model.pkl').sample(5)['t']) == 5
+
+
+@pytest.mark.ray
+@pytest.mark.filterwarnings('ignore::DeprecationWarning')
+def test_ray_train_goes_on_after_a_worker_was_killed(tmp_path):
+    pytest.importorskip('ray.train.torch')
+    from test_streaming import make_table, write
+
+    write(make_table(300), tmp_path / 'rows')
+    run_with_ray(RAY_SCRIPT, str(Path(__file__).parent), str(tmp_path))
     assert (tmp_path / 'killed').exists()
     results = [json.loads((tmp_path / f'worker-{rank}.json').read_text()) for rank in (0, 1)]
     assert all(result['same after a kill'] for result in results)

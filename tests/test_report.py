@@ -240,6 +240,19 @@ def test_the_page_draws_fits_and_opens_pairs_in_a_browser(browser):
     from selenium.webdriver.common.keys import Keys
 
     browser.execute_script('dispatchEvent(new Event("beforeprint"))')  # draws all that is shown
+    assert browser.execute_script('return document.body.scrollWidth') == 680  # of paper
+    assert browser.find_element(By.CSS_SELECTOR, '#metadata pre').is_displayed()
+    pictures = browser.find_elements(By.CSS_SELECTOR, 'main figure .chart')
+    widths = (
+        "return ['', '.main-svg'].map((s) => (s ? arguments[0].querySelector(s) : arguments[0])"
+    )
+    widths += '.getBoundingClientRect().width)'
+    on_paper = [browser.execute_script(widths, picture) for picture in pictures]
+    assert all(300 < drawn <= place + 1 for place, drawn in on_paper)
+    browser.execute_script('dispatchEvent(new Event("afterprint"))')
+    on_screen = [browser.execute_script(widths, picture) for picture in pictures]
+    assert all(abs(place - drawn) <= 1 for place, drawn in on_screen)
+    assert not browser.find_element(By.CSS_SELECTOR, '#metadata pre').is_displayed()
     for section in SECTIONS:
         assert browser.find_element(By.ID, section).is_displayed()
     drawn = browser.find_elements(By.CSS_SELECTOR, '#columns figure .chart .main-svg')
@@ -274,6 +287,13 @@ def test_axe_finds_nothing_serious(browser):
 
     axe = Axe(browser)
     axe.inject()
-    found = axe.run()
-    assert len(found['passes']) > 10
-    assert not [v for v in found['violations'] if v['impact'] in ('serious', 'critical')]
+    for opened in (
+        '',
+        'document.querySelectorAll("details").forEach((one) => { one.open = true; })',
+        'document.querySelector("[data-pair]").click()',
+    ):
+        browser.execute_script(opened)
+        found = axe.run()
+        assert len(found['passes']) > 10
+        assert not [v for v in found['violations'] if v['impact'] in ('serious', 'critical')]
+    assert browser.find_element('id', 'pair').is_displayed()
