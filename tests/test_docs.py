@@ -24,7 +24,7 @@ from sdv_nvib.cli import main
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted((ROOT / 'docs' / 'pages').glob('*.md'))
-# Minutes to hours; they take data or train fully.
+# They take arguments; most take data, and minutes to hours.
 LONG = (
     'ablations',
     'benchmark',
@@ -35,6 +35,7 @@ LONG = (
     'on_demand',
     'privacy_cost',
     'quickstart',
+    'small_datasets',
 )
 EXAMPLES = [path for path in sorted((ROOT / 'examples').glob('*.py')) if path.stem not in LONG]
 
@@ -98,6 +99,18 @@ def test_examples_run(path, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     runpy.run_path(str(path), run_name='__main__')
     assert capsys.readouterr().out
+
+
+def test_the_small_tables_are_datasets_of_the_benchmark(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, 'argv', ['small_datasets.py', '--output', str(tmp_path)])
+    runpy.run_path(str(ROOT / 'examples/small_datasets.py'), run_name='__main__')
+    for folder in tmp_path.iterdir():
+        metadata = Metadata.load_from_json(folder / 'metadata.json')
+        train, test = (pd.read_csv(folder / f'{split}.csv') for split in ('train', 'test'))
+        metadata.validate_data({folder.name: train})
+        assert json.loads((folder / 'info.json').read_text())['target'] in test
+        assert len(train) == pytest.approx(2 * len(test), abs=2)
+    assert len(list(tmp_path.iterdir())) == 5
 
 
 def test_every_example_is_in_the_guides():
