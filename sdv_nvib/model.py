@@ -36,6 +36,8 @@ from sdv_nvib.nvib import (
 __all__ = ['ModelConfig', 'ModelOutput', 'TabularNVIB']
 
 NUM_FREQUENCIES = 16
+LEAST_AMPLITUDE = 1 / 80  # of the highest frequency, where the lowest has 1
+FREE_SCALE = 0.3  # of a token's own vector, beside the part that it shares with its neighbours
 ACTIVE_NATS = 0.1  # a component counts as active when more than this passes through it
 
 
@@ -101,11 +103,14 @@ class ModelOutput:
 class TokenTable(nn.Module):
     r"""One vector per token, smooth in the quantile where a column's tokens are ordered.
 
-    $$e_t = f_t + A_c\,\phi(u_t), \qquad
-      \phi(u) = [1, 2u - 1, \sin 2\pi k u, \cos 2\pi k u]_k$$
+    $$e_t = s_t f_t + A_c\,\phi(u_t), \qquad
+      \phi(u) = [1, 2u - 1, a_k \sin 2\pi k u, a_k \cos 2\pi k u]_k$$
 
     with a free row f for each token, one linear map A per ordered column and 16 frequencies k,
-    log-spaced from 1/2 to K/6 for K ordered tokens: neighbouring bins share what they learn.
+    log-spaced from 1/2 to K/6 for K ordered tokens: neighbouring bins share what they learn. The
+    amplitudes a fall with the frequency, as in a smoothing spline: slow changes are learned first,
+    fast ones where many rows ask for them. For the same reason a free row beside a smooth part
+    starts at zero and counts less, s = 0.3; without one s = 1 and the smooth part is zero.
 
     Shape:
         - Output: `(V, dim)` for V tokens of all columns together.
@@ -129,21 +134,20 @@ class TokenTable(nn.Module):
         self.register_buffer('index', torch.from_numpy(index))
         smooth = torch.randn(len(ordered), features.shape[-1], dim) * std / math.sqrt(18)
         self.smooth = nn.Parameter(smooth)
-        is_free = torch.from_numpy(index == len(ordered) * longest).float()
-        # A small free table beside the smooth part, a full one where there is no order.
-        self.free = nn.Parameter(
-            torch.randn(total, dim) * (std * (0.1 + 0.9 * is_free)).unsqueeze(-1)
-        )
+        is_free = torch.from_numpy(index == len(ordered) * longest).float().unsqueeze(-1)
+        self.free = nn.Parameter(torch.randn(total, dim) * std * is_free)
+        self.register_buffer('scale', is_free + FREE_SCALE * (1 - is_free))
 
     features: Tensor
     index: Tensor
+    scale: Tensor
 
     def forward(self) -> Tensor:
         """The whole table, built anew from its parts."""
         if not len(self.features):
             return self.free
         smooth = torch.bmm(self.features, self.smooth).flatten(0, 1)
-        return self.free + functional.pad(smooth, (0, 0, 0, 1))[self.index]
+        return self.scale * self.free + functional.pad(smooth, (0, 0, 0, 1))[self.index]
 
 
 def _fourier_features(u: np.ndarray) -> np.ndarray:
@@ -151,9 +155,10 @@ def _fourier_features(u: np.ndarray) -> np.ndarray:
     top = max(len(u) / 6, 0.5)
     k = np.geomspace(0.5, top, NUM_FREQUENCIES)
     angle = 2 * np.pi * u[:, None] * k
-    return np.concatenate(
-        [np.ones_like(u)[:, None], 2 * u[:, None] - 1, np.sin(angle), np.cos(angle)], 1
-    )
+    amplitude = np.geomspace(1, LEAST_AMPLITUDE, NUM_FREQUENCIES)
+    amplitude /= np.sqrt(np.mean(amplitude**2))
+    waves = [amplitude * np.sin(angle), amplitude * np.cos(angle)]
+    return np.concatenate([np.ones_like(u)[:, None], 2 * u[:, None] - 1, *waves], 1)
 
 
 class FeedForward(nn.Sequential):

@@ -142,7 +142,7 @@ def test_gradients_reach_every_parameter(network, generation, kappa):
 # Learning.
 
 
-def overfit(model, rows, steps=120):
+def overfit(model, rows, steps=200):
     """Mean loss of each column over the last steps."""
     optimizer = torch.optim.Adam(model.parameters(), 1e-2, fused=True)
     generator, losses = rng(), []

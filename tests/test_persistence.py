@@ -565,7 +565,7 @@ def test_another_format_and_another_major_version_say_what_to_do(copy):
     manifest = json.loads((copy / MANIFEST).read_text())
     for change, message in (
         ({'format': 'zip'}, 'must say'),
-        ({'format_version': 2}, 'Load it with the version of sdv-nvib that wrote it'),
+        ({'format_version': 1}, 'Load it with the version of sdv-nvib that wrote it'),
         ({'versions': {**manifest['versions'], 'rdt': '1.9.0'}}, r'Install rdt==1\.9\.0'),
     ):
         (copy / MANIFEST).write_text(json.dumps({**manifest, **change}))
