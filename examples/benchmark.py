@@ -12,6 +12,8 @@ the name of a class in `sdv.single_table`, or
   tabular part needs only
       pip install --no-deps mostlyai-engine==2.7.3
       pip install opacus "psutil<6" pyarrow datasets transformers pydantic
+- IndependentColumns: every column drawn on its own from the training rows; what its scores are
+  above or below the ideal tells of the split, not of a model.
 - RealTest: no synthesizer but the real test rows themselves, the noise floor.
 
 Every run is a process of its own on the same cores with as many threads: fit (wall and CPU
@@ -103,6 +105,27 @@ class _TabularARGN:
         return sum(path.stat().st_size for path in files if path.is_file())
 
 
+class _IndependentColumns:
+    """Every column drawn on its own from the training rows."""
+
+    def __init__(self, seed):
+        self.seed, self.size = seed, lambda folder: 0
+
+    def fit(self, rows):
+        self.rows = rows
+
+    def sample(self, size):
+        import numpy as np
+        import pandas as pd
+
+        rng = np.random.default_rng(self.seed)
+        drawn = [
+            self.rows[name].sample(size, replace=True, random_state=rng).reset_index(drop=True)
+            for name in self.rows
+        ]
+        return pd.concat(drawn, axis=1)
+
+
 class _RealTest:
     """The real test rows in place of synthetic ones."""
 
@@ -147,6 +170,8 @@ def make_model(job, metadata, test):
     name, seed, kwargs = job['Synthesizer'], job['Seed'], job['Synthesizer_Kwargs']
     if name == 'RealTest':
         return _RealTest(test)
+    if name == 'IndependentColumns':
+        return _IndependentColumns(seed)
     if name == 'TabularARGN':
         return _TabularARGN(metadata, seed, kwargs)
     return _SDVModel(name, metadata, seed, kwargs)
@@ -163,8 +188,9 @@ def measure(job, result, scratch):
     train, test = read_split(folder, 'train'), read_split(folder, 'test')
     info = folder / 'info.json'
     target = json.loads(info.read_text()).get('target') if info.exists() else None
-    if job['Rows']:  # the same subset for every synthesizer and seed
-        train = train.sample(min(job['Rows'], len(train)), random_state=0).reset_index(drop=True)
+    if job['Rows']:  # another subset for every seed, the same for every synthesizer
+        size = min(job['Rows'], len(train))
+        train = train.sample(size, random_state=job['Seed']).reset_index(drop=True)
     result.update(Rows=len(train), Columns=train.shape[1])
     result['Dataset_Size_MB'] = train.memory_usage(deep=True).sum() / 1e6
     model = make_model(job, metadata, test)
