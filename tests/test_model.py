@@ -211,6 +211,25 @@ def test_moving_one_ordered_token_moves_its_neighbours_most():
     assert moved[8] < 0.5 * moved[31]
 
 
+def test_slow_changes_along_a_column_are_learned_before_fast_ones():
+    position = (np.arange(64) + 0.5) / 64
+    left = []
+    for frequency in (0.5, 64 / 6):  # the lowest and the highest of the features
+        target = torch.from_numpy(np.cos(2 * np.pi * frequency * position)).float().unsqueeze(1)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            table = TokenTable([position], 1, std=0.02)
+        optimizer = torch.optim.Adam(table.parameters(), 0.02)
+        for _ in range(20):
+            optimizer.zero_grad()
+            (table() - target).square().mean().backward()
+            optimizer.step()
+        left.append((table() - target).square().mean().item())
+    # Both are 0.5 at the start; with equal amplitudes 0.02 is left of the fast one.
+    assert left[0] < 0.1
+    assert left[1] > 0.25
+
+
 # Odd tables.
 
 
