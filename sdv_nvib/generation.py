@@ -77,8 +77,8 @@ def draw_tokens(logits: Tensor, generator: torch.Generator) -> Tensor:
 def rows_at_once(network: TabularNVIB) -> int:
     """Rows whose logits, keys and values fit in memory together."""
     config = network.config
-    layers = config.num_encoder_layers + config.kappa * (config.num_decoder_layers + 0.5)
-    cache = int(2 * layers * network.num_columns * config.d_model)
+    memories = config.num_encoder_layers + config.kappa
+    cache = 2 * memories * network.num_columns * config.d_model
     by_memory = min(MAX_CHUNK_LOGITS // max(network.sizes), MAX_CHUNK_CACHE // cache)
     return max(1, min(MAX_CHUNK_ROWS, by_memory))
 
@@ -126,12 +126,13 @@ class AnyOrderGenerator:
         self.embedding = _centred(network.token_embedding())
         self.output_layers = network.output_layers()
         self.queries = _centred(network.column_query)
-        self.encoder = [_Layer(layer, length, max_rows, like) for layer in network.encoder_layers]
-        self.decoder = [
-            _Layer(layer, length * config.kappa, max_rows, like) for layer in network.decoder_layers
-        ]
-        # The first layer's queries depend on the column alone.
+        self.encoder = [_Layer(layer) for layer in network.encoder_layers]
+        self.decoder = [_Layer(layer) for layer in network.decoder_layers]
+        self.seen = [layer.memory(length, max_rows, like) for layer in self.encoder]
+        # All layers of the decoder read F with the first one's keys and values.
         first = self.decoder[0]
+        self.mixture = first.memory(length * config.kappa, max_rows, like)
+        # The first layer's queries depend on the column alone.
         self.first_queries = first.project_query(self.queries.T.contiguous()).T.contiguous()
 
     @torch.inference_mode()
@@ -171,8 +172,8 @@ class AnyOrderGenerator:
         order = (places[blocks] + (known < 0)).argsort(1)
         num_known = int((known >= 0).sum(1).min()) if num_rows else 0
         tokens = known.clone()
-        for layer in (*self.encoder, *self.decoder):
-            layer.clear(num_rows)
+        for memory in (*self.seen, self.mixture):
+            memory.clear(num_rows)
         prior = prior_mixture(num_rows, network.config.d_model, network.column_query)
         self._append_sample(sample_mixture(prior, network.config.kappa, generator))
         for place in range(num_columns):
@@ -188,19 +189,18 @@ class AnyOrderGenerator:
     def _append_token(self, token: Tensor, generator: torch.Generator) -> None:
         """Encode one more value per row, `(B,)` flat token ids, and add its component to F."""
         x = functional.embedding(token, self.embedding).T.contiguous()
-        for layer in self.encoder:
+        for layer, memory in zip(self.encoder, self.seen, strict=True):
             normed = _normalised(x)
-            layer.append(normed)
-            layer.update(x, layer.read(layer.project(normed)))
+            memory.append(normed)
+            layer.update(x, memory.read(layer.project(normed)))
         components = self.network.nvib.components(self.network.encoder_norm(x.T).unsqueeze(1))
         self._append_sample(sample_mixture(components, self.network.config.kappa, generator))
 
     def _append_sample(self, sample: MixtureSample) -> None:
-        """Store each decoder layer's projections of F's newest vectors."""
-        for layer, source in zip(self.decoder, self.network.decoder_layers, strict=True):
-            biases = source.attention.key_bias(sample).unbind(1)
-            for z, bias in zip(sample.z.unbind(1), biases, strict=True):
-                layer.append(z.T, bias)
+        """Store the decoder's projections of F's newest vectors."""
+        biases = self.network.decoder_layers[0].attention.key_bias(sample).unbind(1)
+        for z, bias in zip(sample.z.unbind(1), biases, strict=True):
+            self.mixture.append(z.T, bias)
 
     def _ask(self, column: Tensor) -> Tensor:
         """Hidden state of one query per row over what is known, `(B,)` to `(B, d_model)`."""
@@ -209,7 +209,7 @@ class AnyOrderGenerator:
         for i, layer in enumerate(self.decoder):
             if i > 0:
                 query = layer.project_query(x)
-            layer.update(x, layer.read(query))
+            layer.update(x, self.mixture.read(query))
         return self.network.decoder_norm(x.T)
 
     def _draw_columns(
@@ -237,43 +237,19 @@ class AnyOrderGenerator:
                 tokens[rows, c] = draw_tokens(logits, generator)
 
 
-class _Layer:
-    """A layer of the network for one query per row, with the keys and values of its rows.
+class _Memory:
+    """Keys and values of what its rows may read, `(d_model, B)` each step, and reading them.
 
-    The rows are the innermost dimension, `(d_model, B)`: for one query and a few keys per row,
-    elementwise products over many rows take a fraction of the time of a fused attention kernel,
-    which pays for every row, and nothing is moved between products of matrices.
-
-    A layer norm is linear up to one number per row: gain and bias are folded into the linear map
-    behind it. The mean it removes is removed from whatever is added to the residual stream, which
-    no layer reads in any other way.
+    For one query and a few keys per row, elementwise products over many rows take a fraction of
+    the time of a fused attention kernel, which pays for every row.
     """
 
     def __init__(
-        self, layer: EncoderLayer | DecoderLayer, length: int, max_rows: int, like: Tensor
+        self, key: Tensor, value: Tensor, nhead: int, length: int, max_rows: int, like: Tensor
     ) -> None:
-        d_model = like.shape[-1]
-        if isinstance(layer, EncoderLayer):
-            nhead, out = layer.nhead, layer.out
-            weight, bias = _folded(layer.norm1, layer.qkv)
-            query, self.key, self.value = weight.chunk(3)
-            # A key's bias changes no softmax. The weights sum to one: a value's bias is added once.
-            query_bias, _, value_bias = bias.chunk(3)
-            out_bias = out.bias + out.weight @ value_bias
-        else:
-            nhead, out = layer.attention.nhead, layer.attention.out
-            query, query_bias = _folded(layer.norm1, layer.attention.query)
-            self.key, self.value = layer.attention.key.weight, layer.attention.value.weight
-            out_bias = out.bias
+        self.key, self.value = key, value
+        d_model = len(key)
         self.heads = (nhead, d_model // nhead)
-        scale = 1 / math.sqrt(self.heads[1])
-        self.query, self.query_bias = query * scale, (query_bias * scale).unsqueeze(1)
-        self.out, self.out_bias = _centred(out.weight, 0), _centred(out_bias, 0).unsqueeze(1)
-        first, _, second = cast(Iterable[nn.Linear], layer.feedforward)
-        self.first, first_bias = _folded(layer.norm2, first)
-        self.first_bias = first_bias.unsqueeze(1)
-        self.second, self.second_bias = _centred(second.weight, 0), _centred(second.bias, 0)
-        self.second_bias = self.second_bias.unsqueeze(1)
         # Memory is taken once and used for all rows drawn: the system would clear it every time.
         self.store = like.new_empty(2 * length * d_model * max_rows)
         self.biases = like.new_empty(length * max_rows)
@@ -310,16 +286,8 @@ class _Layer:
             self.bias[self.length] = bias
         self.length += 1
 
-    def project(self, normed: Tensor) -> Tensor:
-        """Scaled queries from normalised vectors, both `(d_model, B)`."""
-        return torch.mm(self.query, normed).add_(self.query_bias)
-
-    def project_query(self, x: Tensor) -> Tensor:
-        """Scaled queries from the residual stream, both `(d_model, B)`."""
-        return self.project(_normalised(x))
-
     def read(self, query: Tensor) -> Tensor:
-        """Attention of one query per row over all keys, `(d_model, B)` to the same."""
+        """Attention of one scaled query per row over all keys, `(d_model, B)` to the same."""
         query = query.unflatten(0, self.heads)
         keys, scores = self.keys[: self.length], self.scores[: self.length]
         # One pass over the keys and no product of their size, as a product and a sum would have.
@@ -331,6 +299,53 @@ class _Layer:
         for weight, value in zip(weights[1:], self.values[1 : self.length].unbind(0), strict=True):
             heads.addcmul_(weight, value)
         return heads.flatten(0, 1)
+
+
+class _Layer:
+    """A layer of the network for one query per row, which reads a memory.
+
+    The rows are the innermost dimension, `(d_model, B)`, so that nothing is moved between products
+    of matrices.
+
+    A layer norm is linear up to one number per row: gain and bias are folded into the linear map
+    behind it. The mean it removes is removed from whatever is added to the residual stream, which
+    no layer reads in any other way.
+    """
+
+    def __init__(self, layer: EncoderLayer | DecoderLayer) -> None:
+        if isinstance(layer, EncoderLayer):
+            nhead, out = layer.nhead, layer.out
+            weight, bias = _folded(layer.norm1, layer.qkv)
+            query, self.key, self.value = weight.chunk(3)
+            # A key's bias changes no softmax. The weights sum to one: a value's bias is added once.
+            query_bias, _, value_bias = bias.chunk(3)
+            out_bias = out.bias + out.weight @ value_bias
+        else:
+            nhead, out = layer.attention.nhead, layer.attention.out
+            query, query_bias = _folded(layer.norm1, layer.attention.query)
+            self.key, self.value = layer.attention.key.weight, layer.attention.value.weight
+            out_bias = out.bias
+        self.nhead = nhead
+        scale = math.sqrt(nhead / len(query))
+        self.query, self.query_bias = query * scale, (query_bias * scale).unsqueeze(1)
+        self.out, self.out_bias = _centred(out.weight, 0), _centred(out_bias, 0).unsqueeze(1)
+        first, _, second = cast(Iterable[nn.Linear], layer.feedforward)
+        self.first, first_bias = _folded(layer.norm2, first)
+        self.first_bias = first_bias.unsqueeze(1)
+        self.second, self.second_bias = _centred(second.weight, 0), _centred(second.bias, 0)
+        self.second_bias = self.second_bias.unsqueeze(1)
+
+    def memory(self, length: int, max_rows: int, like: Tensor) -> _Memory:
+        """A memory for this layer's keys and values of `length` vectors per row."""
+        return _Memory(self.key, self.value, self.nhead, length, max_rows, like)
+
+    def project(self, normed: Tensor) -> Tensor:
+        """Scaled queries from normalised vectors, both `(d_model, B)`."""
+        return torch.mm(self.query, normed).add_(self.query_bias)
+
+    def project_query(self, x: Tensor) -> Tensor:
+        """Scaled queries from the residual stream, both `(d_model, B)`."""
+        return self.project(_normalised(x))
 
     def update(self, x: Tensor, heads: Tensor) -> None:
         """Add the layer's residual branches to `x` in place, given what the heads have read."""

@@ -61,7 +61,7 @@ class ModelConfig:
     nhead: int = 4
     num_encoder_layers: int = 1
     num_decoder_layers: int = 3
-    dim_feedforward: int = 128
+    dim_feedforward: int = 64
     dropout: float = 0.0
     kappa: int = 1
     delta: float = 1.0
@@ -208,15 +208,21 @@ class EncoderLayer(nn.Module):
 class DecoderLayer(nn.Module):
     """Pre-norm layer that reads F by denoising attention; queries do not see each other.
 
+    Args:
+        config: Sizes.
+        first: The decoder's first layer, with whose keys and values this one reads; `None` for
+            that layer itself.
+
     Shape:
         - Input and output: `(B, L, d_model)`.
     """
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, first: 'DecoderLayer | None' = None) -> None:
         super().__init__()
         self.dropout = config.dropout
         self.norm1 = nn.LayerNorm(config.d_model)
-        self.attention = DenoisingAttention(config.d_model, config.nhead, config.d_model)
+        shared = None if first is None else first.attention
+        self.attention = DenoisingAttention(config.d_model, config.nhead, config.d_model, shared)
         self.norm2 = nn.LayerNorm(config.d_model)
         self.feedforward = FeedForward(config)
 
@@ -265,7 +271,9 @@ class TabularNVIB(nn.Module):
         self.encoder = nn.ModuleList(EncoderLayer(config) for _ in range(config.num_encoder_layers))
         self.encoder_norm = nn.LayerNorm(d_model)
         self.nvib = NVIBLayer(d_model, d_model)
-        self.decoder = nn.ModuleList(DecoderLayer(config) for _ in range(config.num_decoder_layers))
+        first = DecoderLayer(config)
+        others = (DecoderLayer(config, first) for _ in range(config.num_decoder_layers - 1))
+        self.decoder = nn.ModuleList([first, *others])
         self.decoder_norm = nn.LayerNorm(d_model)
         self.token_output = TokenTable(positions, d_model, std=0.02)
         self.output_bias = nn.Parameter(torch.zeros(sum(self.sizes)))
@@ -343,9 +351,9 @@ class TabularNVIB(nn.Module):
             places = torch.arange(x.shape[1], device=x.device)
             components = torch.arange(sample.z.shape[1], device=x.device) // self.config.kappa
             causal, mask = False, components[None, :] <= places[:, None]
+        k, v = self.decoder_layers[0].attention.project_sample(sample)  # those of all layers
         for i, layer in enumerate(self.decoder_layers):
             q = self._first_query(order) if i == 0 else layer.project_query(x)
-            k, v = layer.attention.project_sample(sample)
             x = layer.finish(x, layer.attention.attend(q, k, v, mask=mask, causal=causal))
         return self.decoder_norm(x)
 

@@ -294,6 +294,13 @@ class DenoisingAttention(nn.Module):
     that needs a gradient would lose torch's fused kernel. The head outputs are then mixed by one
     linear map, as in any multi-head attention.
 
+    Args:
+        d_model: Width of queries and outputs.
+        nhead: Heads; divides `d_model`.
+        p: Width of the vectors read.
+        shared: An attention whose W_k and W_v this one reads with: what is read is then projected
+            once for both.
+
     Shape:
         - Query: `(B, L, d_model)`; sample `(B, K, p)`.
         - `mask`: True where a query may read a key, broadcastable to `(B, H, L, K)`.
@@ -309,12 +316,14 @@ class DenoisingAttention(nn.Module):
         torch.Size([3, 6, 8])
     """
 
-    def __init__(self, d_model: int, nhead: int, p: int) -> None:
+    def __init__(
+        self, d_model: int, nhead: int, p: int, shared: 'DenoisingAttention | None' = None
+    ) -> None:
         super().__init__()
         self.nhead, self.p, self.head_dim = nhead, p, d_model // nhead
         self.query = nn.Linear(d_model, d_model)
-        self.key = nn.Linear(p, d_model, bias=False)
-        self.value = nn.Linear(p, d_model, bias=False)
+        self.key = nn.Linear(p, d_model, bias=False) if shared is None else shared.key
+        self.value = nn.Linear(p, d_model, bias=False) if shared is None else shared.value
         self.out = nn.Linear(d_model, d_model)
 
     def project_query(self, query: Tensor) -> Tensor:

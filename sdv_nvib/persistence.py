@@ -57,7 +57,7 @@ __all__ = [
     'write_folder',
 ]
 
-FORMAT, FORMAT_VERSION = 'sdv_nvib model', 2
+FORMAT, FORMAT_VERSION = 'sdv_nvib model', 3
 MANIFEST, TENSORS = 'manifest.json', 'tensors.safetensors'
 WRITING = '.writing.'
 MAX_JSON_BYTES = 2**28

@@ -242,7 +242,7 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
         nhead: int = 4,
         num_encoder_layers: int = 1,
         num_decoder_layers: int = 3,
-        dim_feedforward: int = 128,
+        dim_feedforward: int = 64,
         dropout: float = 0.0,
         lambda_gaussian: float | None = None,
         lambda_dirichlet: float | None = None,
