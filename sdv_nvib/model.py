@@ -61,7 +61,7 @@ class ModelConfig:
     nhead: int = 4
     num_encoder_layers: int = 1
     num_decoder_layers: int = 3
-    dim_feedforward: int = 64
+    dim_feedforward: int = 128
     dropout: float = 0.0
     kappa: int = 1
     delta: float = 1.0
@@ -221,8 +221,9 @@ class DecoderLayer(nn.Module):
         super().__init__()
         self.dropout = config.dropout
         self.norm1 = nn.LayerNorm(config.d_model)
-        shared = None if first is None else first.attention
-        self.attention = DenoisingAttention(config.d_model, config.nhead, config.d_model, shared)
+        self.attention: DenoisingAttention = DenoisingAttention(
+            config.d_model, config.nhead, config.d_model, first.attention if first else None
+        )
         self.norm2 = nn.LayerNorm(config.d_model)
         self.feedforward = FeedForward(config)
 

@@ -322,8 +322,10 @@ class DenoisingAttention(nn.Module):
         super().__init__()
         self.nhead, self.p, self.head_dim = nhead, p, d_model // nhead
         self.query = nn.Linear(d_model, d_model)
-        self.key = nn.Linear(p, d_model, bias=False) if shared is None else shared.key
-        self.value = nn.Linear(p, d_model, bias=False) if shared is None else shared.value
+        self.key: nn.Linear = nn.Linear(p, d_model, bias=False) if shared is None else shared.key
+        self.value: nn.Linear = (
+            nn.Linear(p, d_model, bias=False) if shared is None else shared.value
+        )
         self.out = nn.Linear(d_model, d_model)
 
     def project_query(self, query: Tensor) -> Tensor:

@@ -708,8 +708,9 @@ def dcr_share(
         metadata: Metadata with one table.
         seed: Seed of the subsamples.
         max_rows: Largest number of synthetic rows used.
-        max_references: Largest number of rows used of `train` and of `holdout`; both give equally
-            many, so where training rows are left out, copies of those go unseen.
+        max_references: Largest number of rows used of `train` and of `holdout`. Where one table has
+            several times as many rows as the other, each such part of it is compared with the
+            other, and the mean is taken.
 
     Returns:
         A share in [0, 1]; ties count half. 0.5: no row of the training table is given away; near 1:
@@ -726,11 +727,18 @@ def dcr_share(
     encoded = _encode_checked(metadata, train=train, holdout=holdout, synthetic=synthetic)
     seen, unseen, made = _scaled(encoded, real=[0, 1])
     rng = np.random.default_rng(seed)
-    size = min(len(seen), len(unseen), max_references)
-    seen, unseen = _subsample(seen, size, rng), _subsample(unseen, size, rng)
     made = _subsample(made, max_rows, rng)
-    to_seen = _nearest(made, seen, encoded.categorical)
-    to_unseen = _nearest(made, unseen, encoded.categorical)
+    seen, unseen = (rng.permutation(rows)[:max_references] for rows in (seen, unseen))
+    size = min(len(seen), len(unseen))
+    to_seen, to_unseen = (
+        np.stack(
+            [
+                _nearest(made, rows[start : start + size], encoded.categorical)
+                for start in range(0, len(rows) - size + 1, size)
+            ]
+        )
+        for rows in (seen, unseen)
+    )  # one row of distances, and for the longer table one for each part of it
     return float(np.mean((to_seen < to_unseen) + 0.5 * (to_seen == to_unseen)))
 
 

@@ -125,6 +125,7 @@ LOSS_COLUMNS = {
     'validation_loss': 'Validation Loss',
     'reconstruction': 'Reconstruction',
     'validation_reconstruction': 'Validation Reconstruction',
+    'memorised': 'Memorised',
     'kl_gaussian': 'L_G',
     'kl_dirichlet': 'L_D',
     'nats': 'Nats',
@@ -242,7 +243,7 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
         nhead: int = 4,
         num_encoder_layers: int = 1,
         num_decoder_layers: int = 3,
-        dim_feedforward: int = 64,
+        dim_feedforward: int = 128,
         dropout: float = 0.0,
         lambda_gaussian: float | None = None,
         lambda_dirichlet: float | None = None,
@@ -2598,7 +2599,7 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
         """What the model, not its rows, gives away: the summary's last rows."""
         rows = []
         if self._model.history:
-            best = min(self._model.history, key=lambda r: r.validation_reconstruction)
+            best = min(self._model.history, key=lambda r: r.criterion)
             rows.append(
                 (
                     'nats through the bottleneck',

@@ -1,5 +1,6 @@
 """Tests of the network: equivalences, what may see what, learning, both ways to generate."""
 
+import copy
 import math
 
 import numpy as np
@@ -53,6 +54,18 @@ def test_hidden_states_of_rows_together_equal_one_by_one(network, generation):
 
     everything = torch.arange(9)
     assert_close(decode(everything), torch.cat([decode(i[None]) for i in everything]))
+
+
+def test_every_decoder_layer_reads_the_same_keys_and_values(network):
+    model = network(num_decoder_layers=3)
+    first, *others = [layer.attention for layer in model.decoder_layers]
+    assert len(others) == 2
+    for copied in (model, copy.deepcopy(model)):
+        first, *others = [layer.attention for layer in copied.decoder_layers]
+        for other in others:
+            assert other.key is first.key
+            assert other.value is first.value
+            assert other.query is not first.query
 
 
 def test_single_pass_does_not_depend_on_the_order_of_columns(network):

@@ -45,7 +45,7 @@ TINY = {
     'epochs': 1,
     'd_model': 8,
     'nhead': 2,
-    'num_decoder_layers': 1,
+    'num_decoder_layers': 2,
     'dim_feedforward': 8,
     'enable_gpu': False,
 }

@@ -210,6 +210,16 @@ def test_dcr_share_of_copies_strangers_and_ties(halves):
     assert quality.dcr_share(same, same, same, metadata) == 0.5
 
 
+@pytest.mark.parametrize('seed', [0, 1])
+def test_dcr_share_compares_every_part_of_a_longer_table(seed):
+    metadata = make_metadata(c='categorical')
+    short, long = pd.DataFrame({'c': list('aa')}), pd.DataFrame({'c': list('bccccc')})
+    made = pd.DataFrame({'c': list('bbb')})
+    # One of three parts has the only equal row, the others tie.
+    assert quality.dcr_share(short, long, made, metadata, seed=seed) == pytest.approx(1 / 3)
+    assert quality.dcr_share(long, short, made, metadata, seed=seed) == pytest.approx(2 / 3)
+
+
 def test_exact_copies_leave_out_the_key():
     table = make_mixed(10, 1)
     rows = pd.concat([table.iloc[:3], make_mixed(7, 2)]).assign(key=np.arange(10) + 777)

@@ -644,6 +644,7 @@ def test_losses_are_a_table_with_a_row_for_each_epoch(fitted):
         'Validation Loss',
         'Reconstruction',
         'Validation Reconstruction',
+        'Memorised',
         'L_G',
         'L_D',
         'Nats',
