@@ -33,8 +33,9 @@ from sdv_nvib.nvib import (
     sample_prior,
 )
 
-__all__ = ['ModelConfig', 'ModelOutput', 'TabularNVIB']
+__all__ = ['NETWORK_VERSION', 'ModelConfig', 'ModelOutput', 'TabularNVIB']
 
+NETWORK_VERSION = 3  # raised when weights of before would be read wrongly
 NUM_FREQUENCIES = 16
 LEAST_AMPLITUDE = 1 / 80  # of the highest frequency, where the lowest has 1
 FREE_SCALE = 0.3  # of a token's own vector, beside the part that it shares with its neighbours

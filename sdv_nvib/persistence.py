@@ -33,7 +33,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from sdv_nvib.errors import ModelFileError, NVIBError, StorageError
-from sdv_nvib.model import ModelConfig, TabularNVIB
+from sdv_nvib.model import NETWORK_VERSION, ModelConfig, TabularNVIB
 from sdv_nvib.nvib import Mixture
 from sdv_nvib.sampling import FittedModel
 from sdv_nvib.tokens import MAX_DECIMALS, CategoricalColumn, NumericalColumn, TableSchema
@@ -57,7 +57,7 @@ __all__ = [
     'write_folder',
 ]
 
-FORMAT, FORMAT_VERSION = 'sdv_nvib model', 3
+FORMAT, FORMAT_VERSION = 'sdv_nvib model', NETWORK_VERSION
 MANIFEST, TENSORS = 'manifest.json', 'tensors.safetensors'
 WRITING = '.writing.'
 MAX_JSON_BYTES = 2**28

@@ -13,8 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sdv_nvib.errors import ModelFileError
 from sdv_nvib.generation import AnyOrderGenerator, Steering, decode_once, rows_at_once
-from sdv_nvib.model import TabularNVIB
+from sdv_nvib.model import NETWORK_VERSION, TabularNVIB
 from sdv_nvib.nvib import Mixture, sample_mixture
 from sdv_nvib.training import EpochRecord, choose_device, map_on_threads
 
@@ -70,9 +71,16 @@ class FittedModel:
         state['network'] = copy.deepcopy(self.network).to('cpu')
         state['_generator'] = self._generator.get_state()
         state['_generator_device'] = device.type
+        state['_network_version'] = NETWORK_VERSION
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
+        received = state.pop('_network_version', 'none')
+        if received != NETWORK_VERSION:
+            raise ModelFileError(
+                f'A pickled model must have a network of version {NETWORK_VERSION}, received '
+                f'{received}. Load it with the version of sdv-nvib that wrote it, or fit again.'
+            )
         generator_state, generator_device = state.pop('_generator'), state.pop('_generator_device')
         self.__dict__.update(state)
         device = choose_device(self.enable_gpu)

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from sdv_nvib import generation, sampling
+from sdv_nvib.errors import ModelFileError
 from sdv_nvib.sampling import FittedModel, remember_posteriors
 from sdv_nvib.training import Trainer, TrainingConfig
 
@@ -59,6 +60,20 @@ def test_the_seed_governs_values_inside_bins_too(fitted):
     first = model.rng.random(5)
     model.set_random_state(0)
     assert np.array_equal(model.rng.random(5), first)
+
+
+@pytest.mark.parametrize('way', WAYS)
+def test_a_pickle_with_a_network_of_another_version_is_refused(fitted, way, monkeypatch):
+    model = fitted(way)
+    with monkeypatch.context() as patch:
+        patch.setattr(sampling, 'NETWORK_VERSION', 2)
+        other = cloudpickle.dumps(model)
+    with pytest.raises(ModelFileError, match=r'version 3, received 2\. Load it with'):
+        cloudpickle.loads(other)
+    state = model.__getstate__()
+    del state['_network_version']  # as pickles before it was kept
+    with pytest.raises(ModelFileError, match='version 3, received none'):
+        FittedModel.__new__(FittedModel).__setstate__(state)
 
 
 @pytest.mark.parametrize('way', WAYS)
