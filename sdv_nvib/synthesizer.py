@@ -2599,7 +2599,7 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
         """What the model, not its rows, gives away: the summary's last rows."""
         rows = []
         if self._model.history:
-            best = min(self._model.history, key=lambda r: r.criterion)
+            best = min(self._model.history, key=lambda r: r.validation_reconstruction)
             rows.append(
                 (
                     'nats through the bottleneck',

@@ -50,8 +50,6 @@ PATIENCE_SHARE = 0.05
 AVERAGED_SHARE = 0.1  # of the steps so far that the averaged weights reach back
 GRADIENT_CLIP = 1.0
 COLLAPSED_NATS = 0.5
-FREE_NATS = 1.0  # that may be memorised of a row before held-out rows have to gain half as much
-USUAL_COLUMNS = 15  # wider tables have more to tell, and more is free
 SEEN_ROWS = 512  # trained on, that memorisation is measured with
 
 
@@ -90,12 +88,9 @@ class EpochRecord:
         kl_dirichlet: L_D.
         validation_loss: Held-out loss, with full weights of the KL terms, nats.
         validation_reconstruction: Held-out reconstruction, nats; a bound on the negative
-            log-likelihood.
+            log-likelihood, and what chooses the best weights.
         memorised: How much less the reconstruction of rows trained on is than that of held-out
             ones, nats, beyond what it is for independent columns.
-        criterion: What chooses the best weights, nats: held-out reconstruction, and what is
-            memorised beyond `FREE_NATS`. From there on an epoch is better only if held-out rows
-            gain at least half of what rows trained on gain.
         nats: Unscaled KL, what passes through the bottleneck, on held-out rows.
         active_components: Components in use, on held-out rows.
         learning_rate: At the end of the epoch.
@@ -110,7 +105,6 @@ class EpochRecord:
     validation_loss: float
     validation_reconstruction: float
     memorised: float
-    criterion: float
     nats: float
     active_components: float
     learning_rate: float
@@ -560,12 +554,10 @@ class Trainer:
         seen = _at_least(SEEN_ROWS, self.rows.some[:SEEN_ROWS])
         own = self._score(seen)[1] / len(seen) + self.start_gap
         expected = self._sum_over_processes(own).item() / num_processes
-        free = FREE_NATS * max(1.0, self.model.num_columns / USUAL_COLUMNS)
         return {
             'validation_loss': loss,
             'validation_reconstruction': reconstruction,
             'memorised': reconstruction - expected,
-            'criterion': reconstruction + max(0.0, reconstruction - expected - free),
             'nats': nats,
             'active_components': active,
         }
@@ -596,7 +588,8 @@ class Trainer:
 
     def _judge(self, record: EpochRecord) -> None:
         """Keep the best averaged weights; stop when they have not improved for a while."""
-        if self.best is None or record.criterion < self.best.criterion:
+        best = math.inf if self.best is None else self.best.validation_reconstruction
+        if record.validation_reconstruction < best:
             self.best = record
             self.best_weights = copy.deepcopy(self.averaged.state_dict())
         # While the KL weights rise the task itself changes: waiting starts later, within reason.
