@@ -121,17 +121,17 @@ class AnyOrderGenerator:
     def __init__(self, network: TabularNVIB, max_rows: int) -> None:
         self.network = network
         self.max_rows = max_rows
-        config, like = network.config, network.column_query
+        config = network.config
         length = network.num_columns
         self.embedding = _centred(network.token_embedding())
         self.output_layers = network.output_layers()
         self.queries = _centred(network.column_query)
         self.encoder = [_Layer(layer) for layer in network.encoder_layers]
         self.decoder = [_Layer(layer) for layer in network.decoder_layers]
-        self.seen = [layer.memory(length, max_rows, like) for layer in self.encoder]
+        self.seen = [layer.memory(length, max_rows) for layer in self.encoder]
         # All layers of the decoder read F with the first one's keys and values.
         first = self.decoder[0]
-        self.mixture = first.memory(length * config.kappa, max_rows, like)
+        self.mixture = first.memory(length * config.kappa, max_rows)
         # The first layer's queries depend on the column alone.
         self.first_queries = first.project_query(self.queries.T.contiguous()).T.contiguous()
 
@@ -244,16 +244,14 @@ class _Memory:
     the time of a fused attention kernel, which pays for every row.
     """
 
-    def __init__(
-        self, key: Tensor, value: Tensor, nhead: int, length: int, max_rows: int, like: Tensor
-    ) -> None:
+    def __init__(self, key: Tensor, value: Tensor, nhead: int, length: int, max_rows: int) -> None:
         self.key, self.value = key, value
         d_model = len(key)
         self.heads = (nhead, d_model // nhead)
         # Memory is taken once and used for all rows drawn: the system would clear it every time.
-        self.store = like.new_empty(2 * length * d_model * max_rows)
-        self.biases = like.new_empty(length * max_rows)
-        self.scratch = like.new_empty(length * nhead * max_rows)
+        self.store = key.new_empty(2 * length * d_model * max_rows)
+        self.biases = key.new_empty(length * max_rows)
+        self.scratch = key.new_empty(length * nhead * max_rows)
 
     def clear(self, num_rows: int) -> None:
         """Forget keys and values, and take up as many rows."""
@@ -335,9 +333,9 @@ class _Layer:
         self.second, self.second_bias = _centred(second.weight, 0), _centred(second.bias, 0)
         self.second_bias = self.second_bias.unsqueeze(1)
 
-    def memory(self, length: int, max_rows: int, like: Tensor) -> _Memory:
+    def memory(self, length: int, max_rows: int) -> _Memory:
         """A memory for this layer's keys and values of `length` vectors per row."""
-        return _Memory(self.key, self.value, self.nhead, length, max_rows, like)
+        return _Memory(self.key, self.value, self.nhead, length, max_rows)
 
     def project(self, normed: Tensor) -> Tensor:
         """Scaled queries from normalised vectors, both `(d_model, B)`."""

@@ -44,6 +44,7 @@ UTILITY_ROWS = 50_000
 UTILITY_CLASSES = 30
 DISTANCE_ROWS = 5_000
 REFERENCE_ROWS = 20_000
+MAX_PARTS = 20  # of a longer table, for a DCR share
 FLOOR_REPEATS = 5
 DISTANCE_CHUNK = 500
 NEIGHBOUR = 5
@@ -709,8 +710,8 @@ def dcr_share(
         seed: Seed of the subsamples.
         max_rows: Largest number of synthetic rows used.
         max_references: Largest number of rows used of `train` and of `holdout`. Where one table has
-            several times as many rows as the other, each such part of it is compared with the
-            other, and the mean is taken.
+            several times as many rows as the other, each such part of it, up to 20, is compared
+            with the other, and the mean is taken.
 
     Returns:
         A share in [0, 1]; ties count half. 0.5: no row of the training table is given away; near 1:
@@ -728,8 +729,9 @@ def dcr_share(
     seen, unseen, made = _scaled(encoded, real=[0, 1])
     rng = np.random.default_rng(seed)
     made = _subsample(made, max_rows, rng)
-    seen, unseen = (rng.permutation(rows)[:max_references] for rows in (seen, unseen))
-    size = min(len(seen), len(unseen))
+    size = min(len(seen), len(unseen), max_references)
+    most = min(max_references, MAX_PARTS * size)
+    seen, unseen = (rng.permutation(rows)[:most] for rows in (seen, unseen))
     to_seen, to_unseen = (
         np.stack(
             [

@@ -50,7 +50,7 @@ PATIENCE_SHARE = 0.05
 AVERAGED_SHARE = 0.1  # of the steps so far that the averaged weights reach back
 GRADIENT_CLIP = 1.0
 COLLAPSED_NATS = 0.5
-SEEN_ROWS = 512  # trained on, that memorisation is measured with
+SCORED_ROWS = 512  # fewest held-out ones, and as many trained on
 
 
 @dataclass(frozen=True)
@@ -365,7 +365,7 @@ class Trainer:
 
     def _start_biases(self) -> None:
         self.model.start_from_marginals(self.rows.some)
-        held_out, seen = self.rows.held_out, self.rows.some[:SEEN_ROWS]
+        held_out, seen = self.rows.held_out, self.rows.some[:SCORED_ROWS]
         self.start_gap = self._independent_nats(held_out) - self._independent_nats(seen)
 
     @torch.no_grad()
@@ -548,10 +548,10 @@ class Trainer:
     def validate(self) -> dict[str, float]:
         """Held-out loss of the averaged weights, with the same noise and orders every time."""
         rank, num_processes = self.rows.rank, self.rows.num_processes
-        rows = _at_least(SEEN_ROWS, self.rows.held_out)
+        rows = _repeated(self.rows.held_out)
         sums = self._sum_over_processes(self._score(rows[rank::num_processes]))
         loss, reconstruction, nats, active = (sums / len(rows)).tolist()
-        seen = _at_least(SEEN_ROWS, self.rows.some[:SEEN_ROWS])
+        seen = _repeated(self.rows.some[:SCORED_ROWS])
         own = self._score(seen)[1] / len(seen) + self.start_gap
         expected = self._sum_over_processes(own).item() / num_processes
         return {
@@ -671,9 +671,9 @@ class Trainer:
             model.output_bias.add_(((sums[1] + 1) / (sums[0] + 1)).log())
 
 
-def _at_least(num_rows: int, rows: Tensor) -> Tensor:
+def _repeated(rows: Tensor) -> Tensor:
     """Few rows are scored under several column orders, so that noise does not choose."""
-    return rows.repeat(math.ceil(num_rows / len(rows)), 1) if len(rows) < num_rows else rows
+    return rows.repeat(max(1, math.ceil(SCORED_ROWS / len(rows))), 1)
 
 
 def _average(
