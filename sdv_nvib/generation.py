@@ -6,7 +6,6 @@ is computed for many rows and one query each, in the layout and order that take 
 """
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import cast
 
@@ -14,8 +13,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from sdv_nvib.model import DecoderLayer, EncoderLayer, TabularNVIB
-from sdv_nvib.nvib import MixtureSample, prior_mixture, sample_mixture
+from sdv_nvib.model import DecoderLayer, EncoderLayer, ModelConfig, TabularNVIB
+from sdv_nvib.nvib import (
+    LOG_ALPHA_RANGE,
+    LOGVAR_RANGE,
+    MixtureSample,
+    draw_log_gamma,
+    prior_mixture,
+    sample_mixture,
+)
 
 __all__ = ['AnyOrderGenerator', 'Steering', 'decode_once', 'draw_tokens', 'rows_at_once']
 
@@ -123,17 +129,21 @@ class AnyOrderGenerator:
         self.max_rows = max_rows
         config = network.config
         length = network.num_columns
-        self.embedding = _centred(network.token_embedding())
-        self.output_layers = network.output_layers()
-        self.queries = _centred(network.column_query)
+        self.embedding = _centred(network.token_embedding()).T.contiguous()
+        self.queries = _centred(network.column_query).T.contiguous()
         self.encoder = [_Layer(layer) for layer in network.encoder_layers]
         self.decoder = [_Layer(layer) for layer in network.decoder_layers]
+        self.output_layers = [
+            _folded(network.decoder_norm, weight, bias) for weight, bias in network.output_layers()
+        ]
         self.seen = [layer.memory(length, max_rows) for layer in self.encoder]
         # All layers of the decoder read F with the first one's keys and values.
         first = self.decoder[0]
         self.mixture = first.memory(length * config.kappa, max_rows)
         # The first layer's queries depend on the column alone.
-        self.first_queries = first.project_query(self.queries.T.contiguous()).T.contiguous()
+        self.first_queries = first.project(_normalised(self.queries))
+        self.bottleneck = _Bottleneck(network, max_rows)
+        self.work = _Workspace(config, max_rows, self.queries)
 
     @torch.inference_mode()
     def generate(
@@ -174,13 +184,14 @@ class AnyOrderGenerator:
         tokens = known.clone()
         for memory in (*self.seen, self.mixture):
             memory.clear(num_rows)
+        self.work.clear(num_rows)
         prior = prior_mixture(num_rows, network.config.d_model, network.column_query)
         self._append_sample(sample_mixture(prior, network.config.kappa, generator))
         for place in range(num_columns):
             column = order[:, place]
             if place >= num_known:
-                hidden = self._ask(column)
-                self._draw_columns(hidden, column, tokens, generator, steering, expected)
+                self._ask(column)
+                self._draw_columns(column, tokens, generator, steering, expected)
             if place + 1 < num_columns:
                 token = tokens.gather(1, column.unsqueeze(1)).squeeze(1)
                 self._append_token(token + network.offsets[column], generator)
@@ -188,13 +199,16 @@ class AnyOrderGenerator:
 
     def _append_token(self, token: Tensor, generator: torch.Generator) -> None:
         """Encode one more value per row, `(B,)` flat token ids, and add its component to F."""
-        x = functional.embedding(token, self.embedding).T.contiguous()
+        work = self.work
+        torch.index_select(self.embedding, 1, token, out=work.x)
         for layer, memory in zip(self.encoder, self.seen, strict=True):
-            normed = _normalised(x)
-            memory.append(normed)
-            layer.update(x, memory.read(layer.project(normed)))
-        components = self.network.nvib.components(self.network.encoder_norm(x.T).unsqueeze(1))
-        self._append_sample(sample_mixture(components, self.network.config.kappa, generator))
+            work.normalise()
+            memory.append(work.normed)
+            layer.project(work.normed, work.query)
+            memory.read(work.query, work.heads)
+            layer.update(work)
+        work.normalise()
+        self._append_sample(self.bottleneck.sample(work.normed, generator))
 
     def _append_sample(self, sample: MixtureSample) -> None:
         """Store the decoder's projections of F's newest vectors."""
@@ -202,19 +216,21 @@ class AnyOrderGenerator:
         for z, bias in zip(sample.z.unbind(1), biases, strict=True):
             self.mixture.append(z.T, bias)
 
-    def _ask(self, column: Tensor) -> Tensor:
-        """Hidden state of one query per row over what is known, `(B,)` to `(B, d_model)`."""
-        x = functional.embedding(column, self.queries).T.contiguous()
-        query = functional.embedding(column, self.first_queries).T.contiguous()
+    def _ask(self, column: Tensor) -> None:
+        """Leave the normalised hidden state of one query per row, `(B,)`, over what is known."""
+        work = self.work
+        torch.index_select(self.queries, 1, column, out=work.x)
+        torch.index_select(self.first_queries, 1, column, out=work.query)
         for i, layer in enumerate(self.decoder):
             if i > 0:
-                query = layer.project_query(x)
-            layer.update(x, self.mixture.read(query))
-        return self.network.decoder_norm(x.T)
+                work.normalise()
+                layer.project(work.normed, work.query)
+            self.mixture.read(work.query, work.heads)
+            layer.update(work)
+        work.normalise()
 
     def _draw_columns(
         self,
-        hidden: Tensor,
         column: Tensor,
         tokens: Tensor,
         generator: torch.Generator,
@@ -226,15 +242,94 @@ class AnyOrderGenerator:
         unknown = tokens.gather(1, column.unsqueeze(1)).squeeze(1) < 0
         asked = torch.where(unknown, column, num_columns)
         sizes = asked.bincount(minlength=num_columns + 1).tolist()
-        groups = asked.argsort(stable=True).split(sizes)
-        for c, rows in enumerate(groups[:num_columns]):
-            if len(rows):
-                logits = functional.linear(hidden[rows], *self.output_layers[c])
+        rows_by_column = asked.argsort(stable=True)
+        # One gather for all columns, of whose rows each then takes a slice.
+        hidden = torch.index_select(self.work.normed, 1, rows_by_column, out=self.work.query)
+        groups = zip(rows_by_column.split(sizes), hidden.split(sizes, 1), strict=True)
+        for c, (rows, asking) in enumerate(groups):
+            if c < num_columns and len(rows):
+                logits = functional.linear(asking.T, *self.output_layers[c])
                 if steering is not None:
                     logits = steering.apply(logits, c)
                 if expected is not None:
                     expected.split(network.sizes)[c].add_(logits.softmax(-1).sum(0))
                 tokens[rows, c] = draw_tokens(logits, generator)
+
+
+class _Workspace:
+    """What the rows at work need besides memories, the rows innermost, as `_Layer` explains.
+
+    Memory is taken once and used for all rows drawn: the system clears fresh pages, which takes
+    as long as working on them.
+
+    Args:
+        config: Sizes.
+        max_rows: The most rows at work.
+        like: A tensor of the wanted dtype and device.
+    """
+
+    def __init__(self, config: ModelConfig, max_rows: int, like: Tensor) -> None:
+        d_model = config.d_model
+        self.sizes = (d_model, d_model, d_model, d_model, config.dim_feedforward, 1)
+        self.store = like.new_empty(sum(self.sizes) * max_rows)
+        self.mean = like.new_full((1, d_model), 1 / d_model)
+
+    def clear(self, num_rows: int) -> None:
+        """Take up as many rows: views `(size, B)` of the memory."""
+        size = sum(self.sizes)
+        parts = self.store[: size * num_rows].view(size, num_rows).split(self.sizes)
+        self.x, self.normed, self.query, self.heads, self.hidden, self.scale = parts
+
+    def normalise(self) -> None:
+        """Layer norm of `x` without gain and bias, into `normed`: its mean is zero."""
+        torch.mul(self.x, self.x, out=self.normed)
+        torch.mm(self.mean, self.normed, out=self.scale).add_(1e-5).rsqrt_()
+        torch.mul(self.x, self.scale, out=self.normed)
+
+
+class _Bottleneck:
+    """The NVIB layer behind the encoder's norm, and draws from the components that it gives.
+
+    Args:
+        network: Whose bottleneck this is.
+        max_rows: The most rows at work.
+    """
+
+    def __init__(self, network: TabularNVIB, max_rows: int) -> None:
+        norm, nvib = network.encoder_norm, network.nvib
+        self.kappa, self.p = network.config.kappa, nvib.p
+        weight, bias = _folded(norm, nvib.mu_logvar.weight, nvib.mu_logvar.bias)
+        # The standard deviation is exp(logvar / 2): what gives the log-variance is halved.
+        half = torch.ones_like(bias)
+        half[self.p :] = 0.5
+        self.weight, self.bias = (weight * half.unsqueeze(1)).T, bias * half
+        # ln alpha = w1 h + w2 h^2 + b, of h = g n + a, in powers of the normalised n.
+        first, second = nvib.log_alpha.weight.view(2, -1)
+        self.first = (norm.weight * (first + 2 * second * norm.bias)).unsqueeze(0)
+        self.second = (norm.weight.square() * second).unsqueeze(0)
+        self.constant = nvib.log_alpha.bias + norm.bias @ (first + second * norm.bias)
+        self.moments = weight.new_empty(max_rows, 2 * self.p)
+        self.vectors = weight.new_empty(max_rows, self.kappa, self.p)
+
+    def sample(self, normed: Tensor, generator: torch.Generator) -> MixtureSample:
+        """As `sample_mixture` of one component a row, from what the encoder's norm gives.
+
+        Args:
+            normed: Normalised vectors, without gain and bias, `(d_model, B)`.
+            generator: Source of randomness.
+
+        Returns:
+            `kappa` weighted vectors a row, which the next call writes over.
+        """
+        num_rows = normed.shape[1]
+        moments = torch.mm(normed.T, self.weight, out=self.moments[:num_rows]).add_(self.bias)
+        mu, log_std = moments.unsqueeze(1).split(self.p, -1)
+        std = log_std.clamp_(*(0.5 * limit for limit in LOGVAR_RANGE)).exp_()
+        log_alpha = torch.mm(self.first, normed).addmm_(self.second, normed.square())
+        alpha = log_alpha.add_(self.constant).clamp_(*LOG_ALPHA_RANGE).exp_().T
+        noise = self.vectors[:num_rows].normal_(generator=generator)
+        log_pi = draw_log_gamma((alpha / self.kappa).expand(-1, self.kappa), generator)
+        return MixtureSample(torch.addcmul(mu, std, noise, out=noise), log_pi)
 
 
 class _Memory:
@@ -248,10 +343,9 @@ class _Memory:
         self.key, self.value = key, value
         d_model = len(key)
         self.heads = (nhead, d_model // nhead)
-        # Memory is taken once and used for all rows drawn: the system would clear it every time.
         self.store = key.new_empty(2 * length * d_model * max_rows)
         self.biases = key.new_empty(length * max_rows)
-        self.scratch = key.new_empty(length * nhead * max_rows)
+        self.scratch = key.new_empty(2 * length * nhead * max_rows)
 
     def clear(self, num_rows: int) -> None:
         """Forget keys and values, and take up as many rows."""
@@ -264,9 +358,8 @@ class _Memory:
         self.keys = self.store[:used].view(shape)
         self.values = self.store[half : half + used].view(shape)
         self.bias = self.biases[: length * num_rows].view(length, 1, num_rows)
-        self.scores = self.scratch[: length * self.heads[0] * num_rows].view(
-            length, self.heads[0], num_rows
-        )
+        used = 2 * length * self.heads[0] * num_rows
+        self.scores, self.weights = self.scratch[:used].view(2, length, self.heads[0], num_rows)
         self.length = 0
 
     def append(self, x: Tensor, bias: Tensor | None = None) -> None:
@@ -284,19 +377,18 @@ class _Memory:
             self.bias[self.length] = bias
         self.length += 1
 
-    def read(self, query: Tensor) -> Tensor:
+    def read(self, query: Tensor, out: Tensor) -> None:
         """Attention of one scaled query per row over all keys, `(d_model, B)` to the same."""
-        query = query.unflatten(0, self.heads)
+        query, heads = query.unflatten(0, self.heads), out.unflatten(0, self.heads)
         keys, scores = self.keys[: self.length], self.scores[: self.length]
         # One pass over the keys and no product of their size, as a product and a sum would have.
         start = self.bias[: self.length]
         for q, k in zip(query.unbind(1), keys.unbind(2), strict=True):
             start = torch.addcmul(start, q, k, out=scores)
-        weights = scores.softmax(0).unsqueeze(2).unbind(0)
-        heads = weights[0] * self.values[0]
+        weights = torch.softmax(scores, 0, out=self.weights[: self.length]).unsqueeze(2).unbind(0)
+        torch.mul(weights[0], self.values[0], out=heads)
         for weight, value in zip(weights[1:], self.values[1 : self.length].unbind(0), strict=True):
             heads.addcmul_(weight, value)
-        return heads.flatten(0, 1)
 
 
 class _Layer:
@@ -313,22 +405,23 @@ class _Layer:
     def __init__(self, layer: EncoderLayer | DecoderLayer) -> None:
         if isinstance(layer, EncoderLayer):
             nhead, out = layer.nhead, layer.out
-            weight, bias = _folded(layer.norm1, layer.qkv)
+            weight, bias = _folded(layer.norm1, layer.qkv.weight, layer.qkv.bias)
             query, self.key, self.value = weight.chunk(3)
             # A key's bias changes no softmax. The weights sum to one: a value's bias is added once.
             query_bias, _, value_bias = bias.chunk(3)
             out_bias = out.bias + out.weight @ value_bias
         else:
-            nhead, out = layer.attention.nhead, layer.attention.out
-            query, query_bias = _folded(layer.norm1, layer.attention.query)
-            self.key, self.value = layer.attention.key.weight, layer.attention.value.weight
+            attention = layer.attention
+            nhead, out = attention.nhead, attention.out
+            query, query_bias = _folded(layer.norm1, attention.query.weight, attention.query.bias)
+            self.key, self.value = attention.key.weight, attention.value.weight
             out_bias = out.bias
         self.nhead = nhead
         scale = math.sqrt(nhead / len(query))
         self.query, self.query_bias = query * scale, (query_bias * scale).unsqueeze(1)
         self.out, self.out_bias = _centred(out.weight, 0), _centred(out_bias, 0).unsqueeze(1)
-        first, _, second = cast(Iterable[nn.Linear], layer.feedforward)
-        self.first, first_bias = _folded(layer.norm2, first)
+        first, _, second = cast(tuple[nn.Linear, nn.Module, nn.Linear], tuple(layer.feedforward))
+        self.first, first_bias = _folded(layer.norm2, first.weight, first.bias)
         self.first_bias = first_bias.unsqueeze(1)
         self.second, self.second_bias = _centred(second.weight, 0), _centred(second.bias, 0)
         self.second_bias = self.second_bias.unsqueeze(1)
@@ -337,31 +430,27 @@ class _Layer:
         """A memory for this layer's keys and values of `length` vectors per row."""
         return _Memory(self.key, self.value, self.nhead, length, max_rows)
 
-    def project(self, normed: Tensor) -> Tensor:
+    def project(self, normed: Tensor, out: Tensor | None = None) -> Tensor:
         """Scaled queries from normalised vectors, both `(d_model, B)`."""
-        return torch.mm(self.query, normed).add_(self.query_bias)
+        return torch.mm(self.query, normed, out=out).add_(self.query_bias)
 
-    def project_query(self, x: Tensor) -> Tensor:
-        """Scaled queries from the residual stream, both `(d_model, B)`."""
-        return self.project(_normalised(x))
-
-    def update(self, x: Tensor, heads: Tensor) -> None:
-        """Add the layer's residual branches to `x` in place, given what the heads have read."""
-        x.addmm_(self.out, heads).add_(self.out_bias)
-        hidden = torch.mm(self.first, _normalised(x)).add_(self.first_bias)
-        x.addmm_(self.second, torch.ops.aten.gelu_(hidden)).add_(self.second_bias)
+    def update(self, work: _Workspace) -> None:
+        """Add the layer's residual branches to `x`, given what the heads have read."""
+        work.x.addmm_(self.out, work.heads).add_(self.out_bias)
+        work.normalise()
+        torch.mm(self.first, work.normed, out=work.hidden).add_(self.first_bias)
+        work.x.addmm_(self.second, torch.ops.aten.gelu_(work.hidden)).add_(self.second_bias)
 
 
 def _centred(x: Tensor, dim: int = -1) -> Tensor:
     return x - x.mean(dim, keepdim=True)
 
 
-def _folded(norm: nn.LayerNorm, linear: nn.Linear) -> tuple[Tensor, Tensor]:
+def _folded(norm: nn.LayerNorm, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
     """Weight and bias of a linear map with the gain and bias of the layer norm before it."""
-    return linear.weight * norm.weight, linear.bias + linear.weight @ norm.bias
+    return weight * norm.weight, bias + weight @ norm.bias
 
 
 def _normalised(x: Tensor) -> Tensor:
     """Layer norm without gain and bias of vectors whose mean is zero, `(d_model, B)`."""
-    mean = x.new_full((1, len(x)), 1 / len(x))
-    return x * torch.mm(mean, x.square()).add_(1e-5).rsqrt_()
+    return x * (x.square().mean(0, keepdim=True) + 1e-5).rsqrt()

@@ -21,6 +21,7 @@ __all__ = [
     'Mixture',
     'MixtureSample',
     'NVIBLayer',
+    'draw_log_gamma',
     'kl_dirichlet',
     'kl_gaussian',
     'prior_mixture',
@@ -153,7 +154,7 @@ def prior_mixture(num_rows: int, p: int, like: Tensor) -> Mixture:
     return Mixture(zeros, zeros, like.new_full((num_rows, 1), PRIOR_ALPHA))
 
 
-def _log_gamma_draw(alpha: Tensor, generator: torch.Generator | None) -> Tensor:
+def draw_log_gamma(alpha: Tensor, generator: torch.Generator | None) -> Tensor:
     """Log of Gamma(alpha, 1) draws, with implicit gradients and no underflow at small alpha.
 
     Gamma(a) = Gamma(a + 1) U^(1/a), so the log stays finite where the draw itself would be zero.
@@ -190,7 +191,7 @@ def sample_mixture(
         alpha = (alpha / kappa).repeat_interleave(kappa, 1)
     noise = torch.randn(mu.shape, generator=generator, dtype=mu.dtype, device=mu.device)
     # Gamma draws and their implicit gradients need float32 also under bf16 autocast.
-    log_pi = _log_gamma_draw(alpha.float() if alpha.dtype is torch.bfloat16 else alpha, generator)
+    log_pi = draw_log_gamma(alpha.float() if alpha.dtype is torch.bfloat16 else alpha, generator)
     if mixture.mask is not None:
         mask = mixture.mask.repeat_interleave(kappa, 1) if kappa > 1 else mixture.mask
         log_pi = log_pi.masked_fill(~mask, LOG_MASKED)
@@ -223,7 +224,7 @@ def sample_prior(
     shape = (num_rows, num_vectors)
     alpha = like.new_full(shape, total / num_vectors)
     z = torch.randn((*shape, p), generator=generator, dtype=like.dtype, device=like.device)
-    return MixtureSample(z, _log_gamma_draw(alpha, generator))
+    return MixtureSample(z, draw_log_gamma(alpha, generator))
 
 
 def kl_dirichlet(mixture: Mixture, *, delta: float = 1.0, kappa: int = 1) -> Tensor:

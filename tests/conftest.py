@@ -49,7 +49,7 @@ def network(build_model):
         model = build_model(3, 20, 4, 2, 7, ordered=(1,), **config).double()
         noise = torch.Generator().manual_seed(1)
         with torch.no_grad():
-            for parameter in (*model.nvib.parameters(), model.output_bias):
+            for parameter in model.parameters():
                 shift = torch.randn(parameter.shape, generator=noise, dtype=torch.float64)
                 parameter.add_(0.1 * shift)
         return model
