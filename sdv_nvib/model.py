@@ -120,12 +120,14 @@ class TokenTable(nn.Module):
     def __init__(self, positions: Sequence[np.ndarray], dim: int, std: float) -> None:
         super().__init__()
         ordered = [(i, p) for i, p in enumerate(positions) if not np.isnan(p).all()]
-        total = sum(len(p) for p in positions)
+        self.sizes = [len(p) for p in positions]
+        self.ordered_columns = [i for i, _ in ordered]
+        total = sum(self.sizes)
         longest = max((len(p) for _, p in ordered), default=0)
         features = np.zeros((len(ordered), longest, 2 + 2 * NUM_FREQUENCIES), np.float32)
         # Where each token's smooth part stands in the flattened batch; the last row is zero.
         index = np.full(total, len(ordered) * longest)
-        offsets = np.cumsum([0] + [len(p) for p in positions])
+        offsets = np.cumsum([0, *self.sizes])
         for k, (column, position) in enumerate(ordered):
             present = ~np.isnan(position)
             features[k, : len(position)][present] = _fourier_features(position[present])
@@ -149,6 +151,13 @@ class TokenTable(nn.Module):
             return self.free
         smooth = torch.bmm(self.features, self.smooth).flatten(0, 1)
         return self.scale * self.free + functional.pad(smooth, (0, 0, 0, 1))[self.index]
+
+    @torch.no_grad()
+    def multiply(self, factors: Tensor) -> None:
+        """Multiply the vectors of each column's tokens by its factor, `(n,)`."""
+        sizes = torch.tensor(self.sizes, device=factors.device)
+        self.free.mul_(factors.repeat_interleave(sizes).unsqueeze(1))
+        self.smooth.mul_(factors[self.ordered_columns].view(-1, 1, 1))
 
 
 def _fourier_features(u: np.ndarray) -> np.ndarray:
@@ -394,18 +403,25 @@ class TabularNVIB(nn.Module):
             order: A permutation of the columns for each row, `(B, n)`.
             generator: Source of the latent noise.
         """
+        mixture, hidden = self._read(tokens, order, generator)
+        return ModelOutput(
+            nll=self.token_nll(hidden, tokens),
+            kl_gaussian=kl_gaussian(mixture, kappa=self.config.kappa),
+            kl_dirichlet=kl_dirichlet(mixture, delta=self.config.delta, kappa=self.config.kappa),
+            mixture=mixture,
+        )
+
+    def _read(
+        self, tokens: Tensor, order: Tensor, generator: torch.Generator | None
+    ) -> tuple[Mixture, Tensor]:
+        """F of rows and, from a sample of it, hidden states in column order, `(B, n, d_model)`."""
         placed = tokens.gather(1, order)
         # No query reads the component of the last column in the order: it is not computed.
         seen = self.num_columns - 1 if self.is_any_order else self.num_columns
         mixture = self.encode(placed[:, :seen], order[:, :seen])
         hidden = self.decode(sample_mixture(mixture, self.config.kappa, generator), order)
         place = order.argsort(1).unsqueeze(-1).expand_as(hidden)
-        return ModelOutput(
-            nll=self.token_nll(hidden.gather(1, place), tokens),
-            kl_gaussian=kl_gaussian(mixture, kappa=self.config.kappa),
-            kl_dirichlet=kl_dirichlet(mixture, delta=self.config.delta, kappa=self.config.kappa),
-            mixture=mixture,
-        )
+        return mixture, hidden.gather(1, place)
 
     def token_nll(self, hidden: Tensor, tokens: Tensor) -> Tensor:
         """Negative log-likelihood of each value, from hidden states in column order, `(B, n)`."""
@@ -419,6 +435,34 @@ class TabularNVIB(nn.Module):
             ],
             1,
         )
+
+    def nll_at_temperatures(
+        self,
+        tokens: Tensor,
+        order: Tensor,
+        generator: torch.Generator | None,
+        temperatures: Sequence[float],
+    ) -> Tensor:
+        """As `forward`'s nll, after `divide_departures` by each temperature, `(T, B, n)`."""
+        _, hidden = self._read(tokens, order, generator)
+        result = hidden.new_empty(len(temperatures), *tokens.shape, dtype=torch.float32)
+        for column, (weight, bias) in enumerate(self.output_layers()):
+            departures = functional.linear(hidden[:, column], weight).float()
+            for i, temperature in enumerate(temperatures):
+                logits = torch.add(bias, departures, alpha=1 / temperature)
+                result[i, :, column] = functional.cross_entropy(
+                    logits, tokens[:, column], reduction='none'
+                )
+        return result
+
+    @torch.no_grad()
+    def divide_departures(self, temperatures: Tensor) -> None:
+        """Divide what each column's logits depart by from its output biases, for good.
+
+        Args:
+            temperatures: One per column, positive, `(n,)`.
+        """
+        self.token_output.multiply(1 / temperatures)
 
     @torch.inference_mode()
     def reconstruct(self, tokens: Tensor, *, cut: bool = False) -> Tensor:

@@ -193,6 +193,18 @@ def test_overfits_eight_rows(build_model, generation, kappa):
 # Tables of tokens.
 
 
+@torch.no_grad()
+def test_divided_departures_have_the_likelihood_told_for_their_temperatures(network):
+    model, rows = network(), draw_rows(9)
+    order = torch.rand(rows.shape, generator=rng(3)).argsort(1)
+    told = model.nll_at_temperatures(rows, order, rng(), [1.0, 2.0, 5.0])
+    assert_close(told[0], model(rows, order, rng()).nll)
+    temperatures = torch.tensor([2.0, 5.0, 1.0, 2.0, 5.0], dtype=torch.float64)
+    model.divide_departures(temperatures)
+    expected = torch.stack([told[k, :, c] for c, k in enumerate([1, 2, 0, 1, 2])], 1)
+    assert_close(model(rows, order, rng()).nll, expected)
+
+
 def test_neighbouring_tokens_of_an_ordered_column_are_close():
     position = np.append((np.arange(256) + 0.5) / 256, np.nan)  # a missing token at the end
     with torch.random.fork_rng(devices=[]):
