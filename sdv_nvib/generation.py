@@ -130,7 +130,8 @@ class AnyOrderGenerator:
         config = network.config
         length = network.num_columns
         self.embedding = _centred(network.token_embedding()).T.contiguous()
-        self.queries = _centred(network.column_query).T.contiguous()
+        queries = _centred(network.column_query)
+        self.queries = queries.T.contiguous()
         self.encoder = [_Layer(layer) for layer in network.encoder_layers]
         self.decoder = [_Layer(layer) for layer in network.decoder_layers]
         self.output_layers = [
@@ -141,7 +142,7 @@ class AnyOrderGenerator:
         first = self.decoder[0]
         self.mixture = first.memory(length * config.kappa, max_rows)
         # The first layer's queries depend on the column alone.
-        self.first_queries = first.project(_normalised(self.queries))
+        self.first_queries = first.project(functional.layer_norm(queries, queries.shape[1:]).T)
         self.bottleneck = _Bottleneck(network, max_rows)
         self.work = _Workspace(config, max_rows, self.queries)
 
@@ -449,8 +450,3 @@ def _centred(x: Tensor, dim: int = -1) -> Tensor:
 def _folded(norm: nn.LayerNorm, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
     """Weight and bias of a linear map with the gain and bias of the layer norm before it."""
     return weight * norm.weight, bias + weight @ norm.bias
-
-
-def _normalised(x: Tensor) -> Tensor:
-    """Layer norm without gain and bias of vectors whose mean is zero, `(d_model, B)`."""
-    return x * (x.square().mean(0, keepdim=True) + 1e-5).rsqrt()

@@ -445,15 +445,7 @@ class TabularNVIB(nn.Module):
     ) -> Tensor:
         """As `forward`'s nll, after `divide_departures` by each temperature, `(T, B, n)`."""
         _, hidden = self._read(tokens, order, generator)
-        result = hidden.new_empty(len(temperatures), *tokens.shape, dtype=torch.float32)
-        for column, (weight, bias) in enumerate(self.output_layers()):
-            departures = functional.linear(hidden[:, column], weight).float()
-            for i, temperature in enumerate(temperatures):
-                logits = torch.add(bias, departures, alpha=1 / temperature)
-                result[i, :, column] = functional.cross_entropy(
-                    logits, tokens[:, column], reduction='none'
-                )
-        return result
+        return torch.stack([self.token_nll(hidden / t, tokens) for t in temperatures])
 
     @torch.no_grad()
     def divide_departures(self, temperatures: Tensor) -> None:

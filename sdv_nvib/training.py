@@ -721,9 +721,10 @@ def likely_temperatures(nll: np.ndarray) -> np.ndarray:
         distance = (log_temperatures - mean)[:, None] / TEMPERATURE_SPREAD
         return nll + distance**2 / 2
 
-    means = log_temperatures
-    totals = [cost(m).min(0).sum() + (m / TEMPERATURE_MEAN_SPREAD) ** 2 / 2 for m in means]
-    return TEMPERATURES[cost(means[int(np.argmin(totals))]).argmin(0)]
+    def shared_cost(mean: float) -> float:
+        return cost(mean).min(0).sum() + (mean / TEMPERATURE_MEAN_SPREAD) ** 2 / 2
+
+    return TEMPERATURES[cost(min(log_temperatures, key=shared_cost)).argmin(0)]
 
 
 def _repeated(rows: Tensor) -> Tensor:

@@ -190,9 +190,6 @@ def test_overfits_eight_rows(build_model, generation, kappa):
         assert (generated == rows).float().mean() > 0.8
 
 
-# Tables of tokens.
-
-
 @torch.no_grad()
 def test_divided_departures_have_the_likelihood_told_for_their_temperatures(network):
     model, rows = network(), draw_rows(9)
@@ -203,6 +200,9 @@ def test_divided_departures_have_the_likelihood_told_for_their_temperatures(netw
     model.divide_departures(temperatures)
     expected = torch.stack([told[k, :, c] for c, k in enumerate([1, 2, 0, 1, 2])], 1)
     assert_close(model(rows, order, rng()).nll, expected)
+
+
+# Tables of tokens.
 
 
 def test_neighbouring_tokens_of_an_ordered_column_are_close():
