@@ -794,7 +794,8 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
         opened = None if checkpoint is None else Checkpoint(Path(checkpoint))
         self._checkpoint = opened
         tables = data if isinstance(data, dict) else {}  # SDV refuses anything else, in super().fit
-        names = {name: t.columns for name, t in tables.items() if isinstance(t, pd.DataFrame)}
+        self._require_tables(tables)
+        names = {name: table.columns for name, table in tables.items()}
         try:
             super().fit(data)
         finally:
@@ -2051,10 +2052,22 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
         made = {name for name, t in transformers.items() if t is not None and t.is_generator()}
         return [name for name in names if name not in made]
 
+    def _require_tables(self, data: Any) -> None:
+        """Refuse anything but a dictionary of tables, as which SDV takes a single one too."""
+        is_dict = isinstance(data, dict)
+        for received in data.values() if is_dict else [data]:
+            if not (is_dict and isinstance(received, pd.DataFrame)):
+                raise InvalidTableError(
+                    'Data must be a dictionary of table names to DataFrames, received '
+                    f'{"one with " * is_dict}a {type(received).__name__}. Hand in '
+                    f'{{{self._table_name!r}: table}}.'
+                )
+
     def _valid_table(
         self, data: dict[str, pd.DataFrame], *, incomplete: bool = False
     ) -> pd.DataFrame:
         self._validate_fit_before_sample()
+        self._require_tables(data)
         # SDV calls integer columns by strings.
         named = {name: table.rename(columns=str) for name, table in data.items()}
         metadata = self._original_metadata

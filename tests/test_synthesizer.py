@@ -774,3 +774,12 @@ def test_a_table_without_its_name_is_refused_as_sdv_does():
     synthesizer = NVIBSynthesizer(Metadata.detect_from_dataframes({'table': table}))
     with pytest.raises(InvalidDataTypeError, match='dictionary containing exactly one table'):
         synthesizer.fit(table)
+
+
+def test_data_that_are_no_dictionary_of_tables_are_refused(any_order):
+    with pytest.raises(InvalidTableError, match=r"DataFrames, received a DataFrame.*{'t': table}"):
+        any_order.log_likelihood(PEOPLE)
+    with pytest.raises(InvalidTableError, match='received one with a list'):
+        any_order.log_likelihood({'t': [1, 2]})
+    with pytest.raises(InvalidTableError, match='received one with a list'):
+        make_synthesizer().fit({'t': [1, 2]})
