@@ -6,7 +6,7 @@
 DATA is as in benchmark.py. For every setting, table, size and seed: a random subset is trained on,
 as many rows are drawn, and
 
-- held-out nats: reconstruction of test rows that were not trained on, per row, F sampled;
+- held-out nats: reconstruction of test rows that were not trained on, per row;
 - C2ST between the drawn rows and the subset;
 - trend error between the drawn rows and the subset, in percent;
 - utility of the drawn rows on the test rows;

@@ -17,6 +17,7 @@ from sdv_nvib.model import DecoderLayer, EncoderLayer, ModelConfig, TabularNVIB
 from sdv_nvib.nvib import (
     LOG_ALPHA_RANGE,
     LOGVAR_RANGE,
+    Mixture,
     MixtureSample,
     draw_log_gamma,
     prior_mixture,
@@ -83,7 +84,7 @@ def draw_tokens(logits: Tensor, generator: torch.Generator) -> Tensor:
 def rows_at_once(network: TabularNVIB) -> int:
     """Rows whose logits, keys and values fit in memory together."""
     config = network.config
-    memories = config.num_encoder_layers + config.kappa
+    memories = config.num_encoder_layers + (2 if network.reads_mixture else config.kappa)
     cache = 2 * memories * network.num_columns * config.d_model
     by_memory = min(MAX_CHUNK_LOGITS // max(network.sizes), MAX_CHUNK_CACHE // cache)
     return max(1, min(MAX_CHUNK_ROWS, by_memory))
@@ -130,21 +131,14 @@ class AnyOrderGenerator:
         config = network.config
         length = network.num_columns
         self.embedding = _centred(network.token_embedding()).T.contiguous()
-        queries = _centred(network.column_query)
-        self.queries = queries.T.contiguous()
         self.encoder = [_Layer(layer) for layer in network.encoder_layers]
-        self.decoder = [_Layer(layer) for layer in network.decoder_layers]
-        self.output_layers = [
-            _folded(network.decoder_norm, weight, bias) for weight, bias in network.output_layers()
-        ]
         self.seen = [layer.memory(length, max_rows) for layer in self.encoder]
-        # All layers of the decoder read F with the first one's keys and values.
-        first = self.decoder[0]
-        self.mixture = first.memory(length * config.kappa, max_rows)
-        # The first layer's queries depend on the column alone.
-        self.first_queries = first.project(functional.layer_norm(queries, queries.shape[1:]).T)
-        self.bottleneck = _Bottleneck(network, max_rows)
-        self.work = _Workspace(config, max_rows, self.queries)
+        self.work = _Workspace(config, max_rows, self.embedding)
+        self.reader: _MixtureReader | _SampleReader
+        if network.reads_mixture:
+            self.reader = _MixtureReader(network, max_rows)
+        else:
+            self.reader = _SampleReader(network, max_rows)
 
     @torch.inference_mode()
     def generate(
@@ -183,15 +177,14 @@ class AnyOrderGenerator:
         order = (places[blocks] + (known < 0)).argsort(1)
         num_known = int((known >= 0).sum(1).min()) if num_rows else 0
         tokens = known.clone()
-        for memory in (*self.seen, self.mixture):
+        for memory in self.seen:
             memory.clear(num_rows)
         self.work.clear(num_rows)
-        prior = prior_mixture(num_rows, network.config.d_model, network.column_query)
-        self._append_sample(sample_mixture(prior, network.config.kappa, generator))
+        self.reader.clear(num_rows, generator)
         for place in range(num_columns):
             column = order[:, place]
             if place >= num_known:
-                self._ask(column)
+                self.reader.ask(column, self.work)
                 self._draw_columns(column, tokens, generator, steering, expected)
             if place + 1 < num_columns:
                 token = tokens.gather(1, column.unsqueeze(1)).squeeze(1)
@@ -209,26 +202,7 @@ class AnyOrderGenerator:
             memory.read(work.query, work.heads)
             layer.update(work)
         work.normalise()
-        self._append_sample(self.bottleneck.sample(work.normed, generator))
-
-    def _append_sample(self, sample: MixtureSample) -> None:
-        """Store the decoder's projections of F's newest vectors."""
-        biases = self.network.decoder_layers[0].attention.key_bias(sample).unbind(1)
-        for z, bias in zip(sample.z.unbind(1), biases, strict=True):
-            self.mixture.append(z.T, bias)
-
-    def _ask(self, column: Tensor) -> None:
-        """Leave the normalised hidden state of one query per row, `(B,)`, over what is known."""
-        work = self.work
-        torch.index_select(self.queries, 1, column, out=work.x)
-        torch.index_select(self.first_queries, 1, column, out=work.query)
-        for i, layer in enumerate(self.decoder):
-            if i > 0:
-                work.normalise()
-                layer.project(work.normed, work.query)
-            self.mixture.read(work.query, work.heads)
-            layer.update(work)
-        work.normalise()
+        self.reader.append(work.normed, generator)
 
     def _draw_columns(
         self,
@@ -249,12 +223,109 @@ class AnyOrderGenerator:
         groups = zip(rows_by_column.split(sizes), hidden.split(sizes, 1), strict=True)
         for c, (rows, asking) in enumerate(groups):
             if c < num_columns and len(rows):
-                logits = functional.linear(asking.T, *self.output_layers[c])
+                logits = functional.linear(asking.T, *self.reader.output_layers[c])
                 if steering is not None:
                     logits = steering.apply(logits, c)
                 if expected is not None:
                     expected.split(network.sizes)[c].add_(logits.softmax(-1).sum(0))
                 tokens[rows, c] = draw_tokens(logits, generator)
+
+
+class _SampleReader:
+    """The decoder over draws from F: its projections of each vector are kept.
+
+    Args:
+        network: Whose decoder this is.
+        max_rows: The most rows at work.
+    """
+
+    def __init__(self, network: TabularNVIB, max_rows: int) -> None:
+        self.network = network
+        self.bottleneck = _Bottleneck(network, max_rows)
+        self.layers = [_Layer(layer) for layer in network.decoder_layers]
+        self.output_layers = [
+            _folded(network.decoder_norm, weight, bias) for weight, bias in network.output_layers()
+        ]
+        queries = _centred(network.column_query)
+        self.queries = queries.T.contiguous()
+        # All layers read F with the first one's keys and values.
+        first, length = self.layers[0], network.num_columns * network.config.kappa
+        self.memory = first.memory(length, max_rows)
+        # The first layer's queries depend on the column alone.
+        self.first_queries = first.project(functional.layer_norm(queries, queries.shape[1:]).T)
+
+    def clear(self, num_rows: int, generator: torch.Generator) -> None:
+        """Forget F but for its prior component, and take up as many rows."""
+        self.memory.clear(num_rows)
+        prior = prior_mixture(num_rows, self.bottleneck.p, self.queries)
+        self._append(sample_mixture(prior, self.bottleneck.kappa, generator))
+
+    def append(self, normed: Tensor, generator: torch.Generator) -> None:
+        """Add a draw of the component that an encoded value gives, `(d_model, B)`, to F."""
+        self._append(self.bottleneck.sample(normed, generator))
+
+    def _append(self, sample: MixtureSample) -> None:
+        biases = self.network.decoder_layers[0].attention.key_bias(sample).unbind(1)
+        for z, bias in zip(sample.z.unbind(1), biases, strict=True):
+            self.memory.append(z.T, bias)
+
+    def ask(self, column: Tensor, work: '_Workspace') -> None:
+        """Leave the normalised hidden state of one query per row, `(B,)`, in `work.normed`."""
+        torch.index_select(self.queries, 1, column, out=work.x)
+        torch.index_select(self.first_queries, 1, column, out=work.query)
+        for i, layer in enumerate(self.layers):
+            if i > 0:
+                work.normalise()
+                layer.project(work.normed, work.query)
+            self.memory.read(work.query, work.heads)
+            layer.update(work)
+        work.normalise()
+
+
+class _MixtureReader:
+    """The decoder over F itself, by evaluation attention; as `_SampleReader`, without draws.
+
+    Args:
+        network: Whose decoder this is.
+        max_rows: The most rows at work.
+    """
+
+    def __init__(self, network: TabularNVIB, max_rows: int) -> None:
+        self.network, self.p = network, network.nvib.p
+        self.attention = network.decoder_layers[0].attention
+        self.output_layers = network.output_layers()
+        shape, like = (max_rows, network.num_columns), network.column_query
+        self.keys = like.new_empty(*shape, 2 * self.p)
+        self.bias = like.new_empty(shape)
+        self.values = torch.empty_like(self.keys)
+
+    def clear(self, num_rows: int, generator: torch.Generator) -> None:
+        """Forget F but for its prior component, and take up as many rows."""
+        self.num_rows, self.length = num_rows, 0
+        self._append(prior_mixture(num_rows, self.p, self.keys))
+
+    def append(self, normed: Tensor, generator: torch.Generator) -> None:
+        """Add the component that an encoded value gives, `(d_model, B)`, to F."""
+        norm = self.network.encoder_norm
+        h = torch.addcmul(norm.bias, normed.T.contiguous(), norm.weight)
+        self._append(self.network.nvib.components(h.unsqueeze(1)))
+
+    def _append(self, component: Mixture) -> None:
+        projected = self.attention.project_mixture(component)
+        for kept, new in zip((self.keys, self.bias, self.values), projected, strict=True):
+            kept[: self.num_rows, self.length] = new.squeeze(1)
+        self.length += 1
+
+    def ask(self, column: Tensor, work: '_Workspace') -> None:
+        """Leave the normalised hidden state of one query per row, `(B,)`, in `work.normed`."""
+        network = self.network
+        projected = [
+            kept[: self.num_rows, : self.length] for kept in (self.keys, self.bias, self.values)
+        ]
+        x = functional.embedding(column.unsqueeze(1), network.column_query)
+        for layer in network.decoder_layers:
+            x = layer.finish(x, layer.attention.attend_mixture(layer.norm1(x), *projected))
+        work.normed.copy_(network.decoder_norm(x).squeeze(1).T)
 
 
 class _Workspace:

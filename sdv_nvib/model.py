@@ -35,7 +35,7 @@ from sdv_nvib.nvib import (
 
 __all__ = ['NETWORK_VERSION', 'ModelConfig', 'ModelOutput', 'TabularNVIB']
 
-NETWORK_VERSION = 3  # raised when weights of before would be read wrongly
+NETWORK_VERSION = 4  # raised when weights of before would be read wrongly
 NUM_FREQUENCIES = 16
 LEAST_AMPLITUDE = 1 / 80  # of the highest frequency, where the lowest has 1
 FREE_SCALE = 0.3  # of a token's own vector, beside the part that it shares with its neighbours
@@ -256,6 +256,9 @@ class TabularNVIB(nn.Module):
             order (`TableSchema.positions`); their lengths are the vocabulary sizes.
         config: Sizes and settings.
 
+    Attributes:
+        reads_mixture: Whether any-order mode reads F itself outside training, in place of draws.
+
     Shape:
         - Input: token ids `(B, n)`, an order of the columns `(B, n)`.
         - Output: `ModelOutput`.
@@ -290,6 +293,7 @@ class TabularNVIB(nn.Module):
         self.output_bias = nn.Parameter(torch.zeros(sum(self.sizes)))
         offsets = torch.tensor([0, *self.sizes]).cumsum(0)[:-1]
         self.register_buffer('offsets', offsets)
+        self.reads_mixture = False
 
     offsets: Tensor
 
@@ -377,14 +381,25 @@ class TabularNVIB(nn.Module):
         rows = functional.embedding(order, q.transpose(0, 1).flatten(1))
         return rows.unflatten(-1, (self.config.nhead, -1)).transpose(1, 2)
 
-    def decode_mixture(self, mixture: Mixture, order: Tensor) -> Tensor:
+    def decode_mixture(self, mixture: Mixture, order: Tensor, *, causal: bool = False) -> Tensor:
         """As `decode` with evaluation attention: F itself in place of a sample; deterministic.
 
-        Every query reads all of F: hand in the components that it may see.
+        Args:
+            mixture: F, its components in the order of the columns.
+            order: Column asked at each place, `(B, L)`.
+            causal: Place j reads the first j + 1 components; otherwise every query reads all that
+                are handed in.
+
+        Returns:
+            `(B, L, d_model)`.
         """
         x = functional.embedding(order, self.column_query)
+        mask = order.new_ones(x.shape[1], mixture.mu.shape[1]).tril().bool() if causal else None
+        projected = self.decoder_layers[0].attention.project_mixture(mixture)  # that of all layers
         for layer in self.decoder_layers:
-            x = layer.finish(x, layer.attention.forward_mixture(layer.norm1(x), mixture))
+            x = layer.finish(
+                x, layer.attention.attend_mixture(layer.norm1(x), *projected, mask=mask)
+            )
         return self.decoder_norm(x)
 
     def output_layers(self) -> list[tuple[Tensor, Tensor]]:
@@ -414,12 +429,15 @@ class TabularNVIB(nn.Module):
     def _read(
         self, tokens: Tensor, order: Tensor, generator: torch.Generator | None
     ) -> tuple[Mixture, Tensor]:
-        """F of rows and, from a sample of it, hidden states in column order, `(B, n, d_model)`."""
+        """F of rows and, read from it, hidden states in column order, `(B, n, d_model)`."""
         placed = tokens.gather(1, order)
         # No query reads the component of the last column in the order: it is not computed.
         seen = self.num_columns - 1 if self.is_any_order else self.num_columns
         mixture = self.encode(placed[:, :seen], order[:, :seen])
-        hidden = self.decode(sample_mixture(mixture, self.config.kappa, generator), order)
+        if self.reads_mixture and not self.training:
+            hidden = self.decode_mixture(mixture, order, causal=True)
+        else:
+            hidden = self.decode(sample_mixture(mixture, self.config.kappa, generator), order)
         place = order.argsort(1).unsqueeze(-1).expand_as(hidden)
         return mixture, hidden.gather(1, place)
 

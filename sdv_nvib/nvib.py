@@ -290,7 +290,7 @@ class DenoisingAttention(nn.Module):
       W_v \sum_i \mathrm{softmax}(s)_i
       \Big[\frac{\sigma_i^2}{v_i}\odot u + \frac{\sqrt d}{v_i}\odot\mu_i\Big]$$
 
-    Both are one `scaled_dot_product_attention` each. The per-key bias is carried as one more
+    The first is one `scaled_dot_product_attention`. The per-key bias is carried as one more
     dimension of the keys, against a constant 1 in the query, and not as an additive mask: a mask
     that needs a gradient would lose torch's fused kernel. The head outputs are then mixed by one
     linear map, as in any multi-head attention.
@@ -394,41 +394,62 @@ class DenoisingAttention(nn.Module):
         Args:
             query: `(B, L, d_model)`.
             mixture: F with m + 1 components.
-            mask: True where a query may read a component.
+            mask: True where a query may read a component, broadcastable to `(B, H, L, m + 1)`.
         """
-        root = math.sqrt(self.head_dim)
-        u, queries, keys = self._score_mixture(query, mixture)
-        variance = mixture.logvar.exp()
+        return self.attend_mixture(query, *self.project_mixture(mixture), mask=mask)
+
+    def project_mixture(self, mixture: Mixture) -> tuple[Tensor, Tensor, Tensor]:
+        """What evaluation attention reads of F: the same for all layers with as many heads.
+
+        Returns:
+            For each component what u and its square are multiplied by for the score,
+            `(B, m + 1, 2p)`, what is added to it, `(B, m + 1)`, and what u is multiplied by and
+            what is added in what is read, `(B, m + 1, 2p)`.
+        """
+        root, variance = math.sqrt(self.head_dim), mixture.logvar.exp()
         v = variance + root
-        values = torch.cat([variance / v, root * mixture.mu / v], -1)
-        read = functional.scaled_dot_product_attention(
-            queries,
-            keys,
-            functional.pad(values, (0, 1)).unsqueeze(1).expand_as(keys),
-            attn_mask=mask,
-            scale=1.0,
-        )
-        noise_part, mean_part, _ = read.split([self.p, self.p, 1], -1)
-        denoised = noise_part * u + mean_part  # (B, H, L, p)
+        scaled = mixture.mu / v
+        # The log of alpha, not of pi: softmax normalises, and pi's own log has no gradient at the
+        # zeros of masked components.
+        bias = mixture.alpha.log() - 0.5 * (mixture.mu * scaled + v.log()).sum(-1)
+        if mixture.mask is not None:
+            bias = bias.masked_fill(~mixture.mask, LOG_MASKED)
+        return torch.cat([scaled, -0.5 / v], -1), bias, torch.cat([variance / v, root * scaled], -1)
+
+    def attend_mixture(
+        self,
+        query: Tensor,
+        keys: Tensor,
+        bias: Tensor,
+        values: Tensor,
+        *,
+        mask: Tensor | None = None,
+    ) -> Tensor:
+        """Read a projected mixture, `(B, L, d_model)`."""
+        u, weights = self._weigh(query, keys, bias, mask)
+        # All heads read the same values: their queries are one long list.
+        read = torch.bmm(weights.flatten(1, 2), values).view(*u.shape[:3], -1)
+        of_u, of_mean = read.split(self.p, -1)
         value = self.value.weight.view(self.nhead, self.head_dim, self.p)
-        heads = denoised @ value.transpose(1, 2)
-        return self.out(heads.transpose(1, 2).flatten(2))
+        heads = torch.einsum('bhlp,hdp->blhd', of_u * u + of_mean, value)
+        return self.out(heads.flatten(2))
 
     def mixture_weights(self, query: Tensor, mixture: Mixture) -> Tensor:
         """How much of each component `forward_mixture` reads, softmax(s), `(B, H, L, m + 1)`."""
-        _, queries, keys = self._score_mixture(query, mixture)
-        return (queries @ keys.transpose(-2, -1)).softmax(-1)
+        keys, bias, _ = self.project_mixture(mixture)
+        return self._weigh(query, keys, bias, None)[1]
 
-    def _score_mixture(self, query: Tensor, mixture: Mixture) -> tuple[Tensor, Tensor, Tensor]:
-        """u, `(B, H, L, p)`, and queries and keys whose products are evaluation's scores."""
-        q = self.query(query).unflatten(-1, (self.nhead, self.head_dim)).transpose(1, 2)
-        u = q @ self.key.weight.view(self.nhead, self.head_dim, self.p)
-        v = mixture.logvar.exp() + math.sqrt(self.head_dim)
-        # The log of alpha, not of pi: softmax normalises, and pi's own log has no gradient at the
-        # zeros of masked components.
-        bias = mixture.alpha.log() - 0.5 * (mixture.mu.square() / v + v.log()).sum(-1)
-        if mixture.mask is not None:
-            bias = bias.masked_fill(~mixture.mask, LOG_MASKED)
-        keys = torch.cat([mixture.mu / v, -0.5 / v, bias.unsqueeze(-1)], -1)
-        queries = torch.cat([u, u.square(), torch.ones_like(u[..., :1])], -1)
-        return u, queries, keys.unsqueeze(1).expand(-1, self.nhead, -1, -1)
+    def _weigh(
+        self, query: Tensor, keys: Tensor, bias: Tensor, mask: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """u, `(B, H, L, p)`, and softmax(s), `(B, H, L, m + 1)`."""
+        q = self.query(query).unflatten(-1, (self.nhead, self.head_dim))
+        key = self.key.weight.view(self.nhead, self.head_dim, self.p)
+        # Not by matmul, which would copy the key weights for every row.
+        u = torch.einsum('blhd,hdp->bhlp', q, key)
+        queries = torch.cat([u, u.square()], -1).flatten(1, 2)
+        scores = torch.baddbmm(bias.unsqueeze(1), queries, keys.transpose(1, 2))
+        scores = scores.view(*u.shape[:3], -1)
+        if mask is not None:
+            scores = scores.masked_fill(~mask, LOG_MASKED)
+        return u, scores.softmax(-1)

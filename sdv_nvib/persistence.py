@@ -520,7 +520,8 @@ def store_model(model: FittedModel) -> tuple[dict[str, Any], dict[str, Tensor]]:
     if model.posteriors is not None:
         kept = model.posteriors.to('cpu')
         tensors |= {f'posteriors.{name}': getattr(kept, name) for name in ('mu', 'logvar', 'alpha')}
-    return {'history': [vars(record) for record in model.history]}, tensors
+    history = [vars(record) for record in model.history]
+    return {'history': history, 'reads_mixture': model.network.reads_mixture}, tensors
 
 
 def restore_model(
@@ -554,6 +555,11 @@ def restore_model(
         with torch.no_grad():
             parameter.copy_(weights[name])
     network.eval().to(choose_device(enable_gpu))
+    network.reads_mixture = stored['reads_mixture']
+    if not isinstance(network.reads_mixture, bool):
+        raise ModelFileError(
+            f'reads_mixture must be true or false, received {network.reads_mixture!r}.'
+        )
     history = [EpochRecord(**record) for record in stored['history']]
     posteriors = None
     if 'posteriors.mu' in tensors:

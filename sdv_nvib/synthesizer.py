@@ -2728,7 +2728,9 @@ class _FitProgress:
     def __enter__(self) -> Callable[[EpochRecord, float], None]:
         return self._update
 
-    def __exit__(self, *exception: object) -> None:
+    def __exit__(self, error: type | None, *_: object) -> None:
+        if error is None:
+            self._bar.n = 100
         self._bar.close()
 
     def _update(self, record: EpochRecord, share: float) -> None:

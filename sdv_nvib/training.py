@@ -49,8 +49,9 @@ WARMUP_SHARE, COOLDOWN_SHARE, ANNEALING_SHARE = 0.05, 0.5, 0.2
 PATIENCE_SHARE = 0.05
 AVERAGED_SHARE = 0.1  # of the steps so far that the averaged weights reach back
 GRADIENT_CLIP = 1.0
+TRAINING_SHARE = 0.9  # of the time of a fit; the rest calibrates the output
 COLLAPSED_NATS = 0.5
-TEMPERED_BELOW = 500  # rows; larger tables have little by heart, and their samples get worse
+FEW_ROWS = 500  # below, F itself is read after training, and the output is tempered
 TEMPERATURES = np.geomspace(1, 8, 19)
 TEMPERATURE_SPREAD, TEMPERATURE_MEAN_SPREAD = 0.3, 0.4  # of their logarithms, beforehand
 SCORED_ROWS = 512  # fewest held-out ones, and as many trained on
@@ -295,7 +296,7 @@ class Trainer:
                 while not self.stop_reason:
                     record = self._run_epoch()
                     if on_epoch is not None and record is not None:
-                        on_epoch(record, min(1.0, self.step / self.schedule.end))
+                        on_epoch(record, TRAINING_SHARE * min(1.0, self.step / self.schedule.end))
             except KeyboardInterrupt:
                 self.stop_reason = 'interrupted'
                 kept = (
@@ -330,6 +331,7 @@ class Trainer:
         epochs = self.config.epochs or _auto_epochs(num_rows, self.steps_per_epoch)
         self.schedule = Schedule(epochs * self.steps_per_epoch)
         self.patience = max(3, math.ceil(PATIENCE_SHARE * epochs))
+        self.model.reads_mixture = self.model.is_any_order and num_rows < FEW_ROWS
         # Biases and norms are few, and the output biases are the columns' shares: neither decays.
         weights, biases = (
             [p for p in self.model.parameters() if (p.ndim > 1) is is_matrix]
@@ -630,7 +632,7 @@ class Trainer:
             model.load_state_dict(self.best_weights)
         if self.model.is_any_order:
             try:
-                if self.rows.num_rows < TEMPERED_BELOW:
+                if self.rows.num_rows < FEW_ROWS:
                     self._temper()
                 self._calibrate()
             except KeyboardInterrupt:

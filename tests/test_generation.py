@@ -33,30 +33,35 @@ def generate_without_cache(model, rows, generator):
     order = orders[torch.arange(rows) % LEAST_ORDERS]
     layers, drawn = model.output_layers(), torch.zeros(rows, 0, dtype=torch.int64)
     prior = prior_mixture(rows, model.config.d_model, model.column_query)
-    draws = [sample_mixture(prior, kappa, generator)]
+    draws = [] if model.reads_mixture else [sample_mixture(prior, kappa, generator)]
     for place in range(model.num_columns):
-        sample = MixtureSample(
-            torch.cat([d.z for d in draws], 1), torch.cat([d.log_pi for d in draws], 1)
-        )
-        hidden = model.decode(sample, order[:, : place + 1])[:, -1]
+        if model.reads_mixture:
+            seen = model.encode(drawn, order[:, :place])
+            hidden = model.decode_mixture(seen, order[:, place : place + 1])[:, -1]
+        else:
+            sample = MixtureSample(
+                torch.cat([d.z for d in draws], 1), torch.cat([d.log_pi for d in draws], 1)
+            )
+            hidden = model.decode(sample, order[:, : place + 1])[:, -1]
         tokens = torch.empty(rows, dtype=torch.int64)
         for column, layer in enumerate(layers):
             asked = order[:, place] == column
             if asked.any():
                 tokens[asked] = draw_tokens(functional.linear(hidden[asked], *layer), generator)
         drawn = torch.cat([drawn, tokens[:, None]], 1)
-        if place + 1 < model.num_columns:
+        if place + 1 < model.num_columns and not model.reads_mixture:
             seen = model.encode(drawn, order[:, : place + 1])
             newest = Mixture(seen.mu[:, -1:], seen.logvar[:, -1:], seen.alpha[:, -1:])
             draws.append(sample_mixture(newest, kappa, generator))
     return drawn.gather(1, order.argsort(1))
 
 
-@pytest.mark.parametrize('kappa', [1, 2])
+@pytest.mark.parametrize(('kappa', 'reads_mixture'), [(1, False), (2, False), (1, True)])
 @pytest.mark.parametrize('rows', [11, 1])
 @torch.inference_mode()
-def test_generation_with_cache_equals_generation_without(network, rows, kappa):
+def test_generation_with_cache_equals_generation_without(network, rows, kappa, reads_mixture):
     model = network(kappa=kappa, num_encoder_layers=2)
+    model.reads_mixture = reads_mixture
     # Sharp distributions, so that a wrong hidden state means a wrong token.
     model.output_bias.mul_(5)
     model.token_output.free.mul_(50)
@@ -69,16 +74,17 @@ def test_generation_with_cache_equals_generation_without(network, rows, kappa):
 
 
 @torch.inference_mode()
-def test_a_few_rows_are_drawn_in_several_orders(network):
+def test_a_few_rows_are_drawn_in_several_orders(network, monkeypatch):
     first = []
+    generator = AnyOrderGenerator(network(), 40)
+    ask = generator.reader.ask
 
-    class Watched(AnyOrderGenerator):
-        def _ask(self, column):
-            first.append(column)
-            return super()._ask(column)
+    def watched(column, work):
+        first.append(column)
+        ask(column, work)
 
-    model = network()
-    Watched(model, 40).generate(40, rng())
+    monkeypatch.setattr(generator.reader, 'ask', watched)
+    generator.generate(40, rng())
     assert len(first[0].unique()) > 1
     assert len(first[0][:LEAST_ORDERS].unique()) > 1
     assert torch.equal(first[0][:LEAST_ORDERS], first[0][LEAST_ORDERS : 2 * LEAST_ORDERS])
@@ -133,8 +139,10 @@ def test_shares_among_rows_drawn_together_are_those_of_the_model_to_one_row():
     assert (counts - 1000 * logits.softmax(0)).abs().max() < 2
 
 
-def test_memory_that_was_used_before_changes_nothing(network):
+@pytest.mark.parametrize('reads_mixture', [False, True])
+def test_memory_that_was_used_before_changes_nothing(network, reads_mixture):
     model = network()
+    model.reads_mixture = reads_mixture
     generator = AnyOrderGenerator(model, 40)
     generator.generate(40, rng(1))
     for rows in (40, 7, 40):

@@ -191,6 +191,26 @@ def test_overfits_eight_rows(build_model, generation, kappa):
 
 
 @torch.no_grad()
+def test_outside_training_f_itself_is_read_where_the_model_says_so(network):
+    model, rows = network(), draw_rows(9)
+    order = torch.rand(rows.shape, generator=rng(3)).argsort(1)
+    sampled = model.eval()(rows, order, rng()).nll
+    model.reads_mixture = True
+    one, other = (model(rows, order, rng(seed)).nll for seed in (0, 1))
+    assert torch.equal(one, other)
+    # Place by place: the query of a place sees the prior component and those before it.
+    placed = rows.gather(1, order)
+    for place in range(rows.shape[1]):
+        mixture = model.encode(placed[:, :place], order[:, :place])
+        hidden = model.decode_mixture(mixture, order[:, place : place + 1])[:, 0]
+        for b, column in enumerate(order[:, place].tolist()):
+            weight, bias = model.output_layers()[column]
+            logits = hidden[b] @ weight.T + bias
+            assert_close(one[b, column], -logits.float().log_softmax(0)[rows[b, column]])
+    assert torch.equal(model.train()(rows, order, rng()).nll, sampled)
+
+
+@torch.no_grad()
 def test_divided_departures_have_the_likelihood_told_for_their_temperatures(network):
     model, rows = network(), draw_rows(9)
     order = torch.rand(rows.shape, generator=rng(3)).argsort(1)
