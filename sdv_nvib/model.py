@@ -411,7 +411,7 @@ class TabularNVIB(nn.Module):
     def forward(
         self, tokens: Tensor, order: Tensor, generator: torch.Generator | None = None
     ) -> ModelOutput:
-        """Losses of a batch, with F sampled.
+        """Losses of a batch, with F sampled in training, and outside it as `reads_mixture` says.
 
         Args:
             tokens: Token ids in column order, `(B, n)`.

@@ -165,14 +165,14 @@ class FittedModel:
 
     @torch.inference_mode()
     def log_likelihood(self, tokens: np.ndarray, num_orders: int) -> np.ndarray:
-        """Mean over random column orders of ln p(column | columns before it, one draw of F).
+        """Mean over random column orders of ln p(column | columns before it).
 
         The sum over columns bounds ln p(row) from below. Any-order generation only. The same rows
         give the same numbers every time, and sampling does not advance.
 
         Args:
             tokens: Token ids, `(N, n)`.
-            num_orders: Orders, and draws of F, per row.
+            num_orders: Orders per row, and draws of F where draws are read.
 
         Returns:
             Nats, `(N, n)`.

@@ -2189,8 +2189,8 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
         """How likely rows are to the model, in nats: the lower, the more of an anomaly.
 
         The mean over random column orders of the sum over columns of ln p(value | values before
-        it), with F sampled: a lower bound on ln p(row). Numbers count by their bin, so that tables
-        with other bins do not compare. The same rows give the same numbers every time.
+        it), with F read as in `sample`: a lower bound on ln p(row). Numbers count by their bin, so
+        that tables with other bins do not compare. The same rows give the same numbers every time.
 
         Args:
             data: Table name to a table of N rows.
