@@ -113,9 +113,9 @@ def decode_once(
 class AnyOrderGenerator:
     """Any-order generation: one column after the other, each few rows in another order.
 
-    Many orders average out what the model gets wrong in any one of them. A column's draw from F is
-    kept once made, and so are keys and values: each step encodes one new token per row and asks one
-    query.
+    Many orders average out what the model gets wrong in any one of them. A column's draw from F,
+    where draws are read, is kept once made, and so are keys and values: each step encodes one new
+    token per row and asks one query.
 
     The weights are those of the network when this object was made.
 

@@ -410,8 +410,9 @@ class DenoisingAttention(nn.Module):
         v = variance + root
         scaled = mixture.mu / v
         # The log of alpha, not of pi: softmax normalises, and pi's own log has no gradient at the
-        # zeros of masked components.
-        bias = mixture.alpha.log() - 0.5 * (mixture.mu * scaled + v.log()).sum(-1)
+        # zeros of masked components. So ln v / sqrt(d) is enough, whose sum leaves bfloat16 digits.
+        log_v = torch.log1p(variance / root)
+        bias = mixture.alpha.log() - 0.5 * (mixture.mu * scaled + log_v).sum(-1)
         if mixture.mask is not None:
             bias = bias.masked_fill(~mixture.mask, LOG_MASKED)
         return torch.cat([scaled, -0.5 / v], -1), bias, torch.cat([variance / v, root * scaled], -1)
@@ -428,7 +429,7 @@ class DenoisingAttention(nn.Module):
         """Read a projected mixture, `(B, L, d_model)`."""
         u, weights = self._weigh(query, keys, bias, mask)
         # All heads read the same values: their queries are one long list.
-        read = torch.bmm(weights.flatten(1, 2), values).view(*u.shape[:3], -1)
+        read = torch.bmm(weights.flatten(1, 2), values).unflatten(1, u.shape[1:3])
         of_u, of_mean = read.split(self.p, -1)
         value = self.value.weight.view(self.nhead, self.head_dim, self.p)
         heads = torch.einsum('bhlp,hdp->blhd', of_u * u + of_mean, value)
@@ -449,7 +450,7 @@ class DenoisingAttention(nn.Module):
         u = torch.einsum('blhd,hdp->bhlp', q, key)
         queries = torch.cat([u, u.square()], -1).flatten(1, 2)
         scores = torch.baddbmm(bias.unsqueeze(1), queries, keys.transpose(1, 2))
-        scores = scores.view(*u.shape[:3], -1)
+        scores = scores.unflatten(1, u.shape[1:3])
         if mask is not None:
             scores = scores.masked_fill(~mask, LOG_MASKED)
         return u, scores.softmax(-1)

@@ -555,11 +555,11 @@ def restore_model(
         with torch.no_grad():
             parameter.copy_(weights[name])
     network.eval().to(choose_device(enable_gpu))
-    network.reads_mixture = stored['reads_mixture']
-    if not isinstance(network.reads_mixture, bool):
+    if not isinstance(stored['reads_mixture'], bool):
         raise ModelFileError(
-            f'reads_mixture must be true or false, received {network.reads_mixture!r}.'
+            f'reads_mixture must be true or false, received {stored["reads_mixture"]!r}.'
         )
+    network.reads_mixture = stored['reads_mixture']
     history = [EpochRecord(**record) for record in stored['history']]
     posteriors = None
     if 'posteriors.mu' in tensors:

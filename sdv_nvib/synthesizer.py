@@ -792,10 +792,10 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
             )
         # Opened before anything else: a folder that cannot be used costs no fitted model.
         opened = None if checkpoint is None else Checkpoint(Path(checkpoint))
-        self._checkpoint = opened
         tables = data if isinstance(data, dict) else {}  # SDV refuses anything else, in super().fit
         self._require_tables(tables)
         names = {name: table.columns for name, table in tables.items()}
+        self._checkpoint = opened
         try:
             super().fit(data)
         finally:
@@ -2579,6 +2579,8 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
             >>> round(float(attack.auc), 2)  # the same rows cannot be told apart
             0.5
         """
+        for data in (members, others):
+            self._require_tables(data)
         tables = [data[self._table_name] for data in (members, others)]
         scores = self._attack_scores(tables)
         if reference is not None:

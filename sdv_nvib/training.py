@@ -51,7 +51,7 @@ AVERAGED_SHARE = 0.1  # of the steps so far that the averaged weights reach back
 GRADIENT_CLIP = 1.0
 TRAINING_SHARE = 0.9  # of the time of a fit; the rest calibrates the output
 COLLAPSED_NATS = 0.5
-FEW_ROWS = 500  # below, F itself is read after training, and the output is tempered
+FEW_ROWS = 500  # below, F itself is read outside training, and the output is tempered
 TEMPERATURES = np.geomspace(1, 8, 19)
 TEMPERATURE_SPREAD, TEMPERATURE_MEAN_SPREAD = 0.3, 0.4  # of their logarithms, beforehand
 SCORED_ROWS = 512  # fewest held-out ones, and as many trained on
@@ -252,7 +252,8 @@ class Trainer:
     before the cooldown, and smooth, so that training may end when it rises.
 
     In any-order mode the output is calibrated afterwards: with few rows by a temperature for each
-    column, always by the shares of the table in generated rows.
+    column, always by the shares of the table in generated rows. With few rows F itself is read, by
+    evaluation attention, wherever the model is not being trained: its noise is for training.
 
     Attributes:
         model: The network, on its device.
@@ -291,12 +292,13 @@ class Trainer:
         self._prepare(tokens)
         if resume is not None:
             self._resume(resume)
+        share = TRAINING_SHARE if self.model.is_any_order else 1.0
         with map_on_threads(self.num_parts) as self.map:
             try:
                 while not self.stop_reason:
                     record = self._run_epoch()
                     if on_epoch is not None and record is not None:
-                        on_epoch(record, TRAINING_SHARE * min(1.0, self.step / self.schedule.end))
+                        on_epoch(record, share * min(1.0, self.step / self.schedule.end))
             except KeyboardInterrupt:
                 self.stop_reason = 'interrupted'
                 kept = (
@@ -585,7 +587,7 @@ class Trainer:
         self, of_batch: Callable[[Tensor, torch.Generator], Tensor], rows: Tensor, seed: int
     ) -> Tensor:
         """Sum of what `of_batch` gives for batches of rows, each with noise of its own."""
-        batches = rows.split(EVALUATION_BATCH)
+        batches = rows.split(min(EVALUATION_BATCH, rows_at_once(self.model)))
 
         def compute(batch: Tensor, number: int) -> Tensor:
             noise = torch.Generator(self.model.device).manual_seed(seed + number * 2**16)

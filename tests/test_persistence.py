@@ -710,6 +710,12 @@ def test_categories_of_another_type_are_refused(copy):
         NVIBSynthesizer.load_model(copy)
 
 
+def test_a_way_to_read_f_that_is_neither_is_refused(copy):
+    edit(copy, 'model.json', lambda document: document.update(reads_mixture='no'))
+    with pytest.raises(ModelFileError, match="reads_mixture must be true or false, received 'no'"):
+        NVIBSynthesizer.load_model(copy)
+
+
 def test_a_deep_value_is_refused(copy):
     deep = [[] for _ in range(500)]
     for outer, inner in itertools.pairwise(deep):

@@ -62,6 +62,16 @@ def test_the_seed_governs_values_inside_bins_too(fitted):
     assert np.array_equal(model.rng.random(5), first)
 
 
+@pytest.mark.parametrize('reads_mixture', [False, True])
+def test_no_rows_give_no_scores(fitted, reads_mixture):
+    model = fitted('any-order')
+    model.network.reads_mixture = reads_mixture
+    none = np.empty((0, len(SIZES)), np.int64)
+    assert model.log_likelihood(none, num_orders=2).shape == none.shape
+    assert model.reconstruct(none).shape == none.shape
+    assert model.sample(0).shape == none.shape
+
+
 @pytest.mark.parametrize('way', WAYS)
 def test_a_pickle_with_a_network_of_another_version_is_refused(fitted, way, monkeypatch):
     model = fitted(way)

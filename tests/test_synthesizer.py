@@ -781,5 +781,7 @@ def test_data_that_are_no_dictionary_of_tables_are_refused(any_order):
         any_order.log_likelihood(PEOPLE)
     with pytest.raises(InvalidTableError, match='received one with a list'):
         any_order.log_likelihood({'t': [1, 2]})
+    with pytest.raises(InvalidTableError, match='received a DataFrame'):
+        any_order.membership_inference(PEOPLE, {'t': PEOPLE})
     with pytest.raises(InvalidTableError, match='received one with a list'):
         make_synthesizer().fit({'t': [1, 2]})

@@ -314,6 +314,8 @@ def test_columns_too_sure_of_themselves_are_tempered_and_few_rows_alone(make_tra
     assert 1.0 <= ratio[1] < 1.6
 
     many = fitted(700)
+    assert model.reads_mixture
+    assert not many.model.reads_mixture
     assert_close(
         many.model.state_dict()['token_output.free'],
         many.best_weights['token_output.free'],
