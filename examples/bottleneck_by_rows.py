@@ -143,6 +143,7 @@ def plot(frame: pd.DataFrame, path: Path) -> None:
     shown = [('held-out nats', True), ('C2ST', False), ('utility', True), ('DCR share', False)]
     figure, axes = plt.subplots(1, 4, figsize=(15, 4.2), layout='constrained')
     means = frame.groupby(['setting', 'rows', 'dataset'])[MEASURES].mean()
+    rows = sorted(frame['rows'].unique())
     for axis, (measure, is_relative) in zip(axes, shown, strict=True):
         values = means[measure]
         if is_relative:
@@ -155,6 +156,8 @@ def plot(frame: pd.DataFrame, path: Path) -> None:
                 line = values.xs(setting)
                 axis.plot(line.index, line, marker=marker, color=colour, label=setting)
         axis.set(xscale='log', xlabel='rows')
+        axis.set_xticks(rows, [f'{size:,}' for size in rows])
+        axis.minorticks_off()
         axis.set_title(measure + (' less the default’s' if is_relative else ''))
         axis.grid(alpha=0.3)
     axes[-1].axhline(0.5, color='#888888', linestyle=':')
