@@ -240,7 +240,7 @@ class _SampleReader:
     """
 
     def __init__(self, network: TabularNVIB, max_rows: int) -> None:
-        self.network = network
+        self.attention = network.decoder_layers[0].attention
         self.bottleneck = _Bottleneck(network, max_rows)
         self.layers = [_Layer(layer) for layer in network.decoder_layers]
         self.output_layers = [
@@ -265,7 +265,7 @@ class _SampleReader:
         self._append(self.bottleneck.sample(normed, generator))
 
     def _append(self, sample: MixtureSample) -> None:
-        biases = self.network.decoder_layers[0].attention.key_bias(sample).unbind(1)
+        biases = self.attention.key_bias(sample).unbind(1)
         for z, bias in zip(sample.z.unbind(1), biases, strict=True):
             self.memory.append(z.T, bias)
 
@@ -318,14 +318,10 @@ class _MixtureReader:
 
     def ask(self, column: Tensor, work: '_Workspace') -> None:
         """Leave the normalised hidden state of one query per row, `(B,)`, in `work.normed`."""
-        network = self.network
-        projected = [
-            kept[: self.num_rows, : self.length] for kept in (self.keys, self.bias, self.values)
-        ]
-        x = functional.embedding(column.unsqueeze(1), network.column_query)
-        for layer in network.decoder_layers:
-            x = layer.finish(x, layer.attention.attend_mixture(layer.norm1(x), *projected))
-        work.normed.copy_(network.decoder_norm(x).squeeze(1).T)
+        rows, places = slice(self.num_rows), slice(self.length)
+        projected = self.keys[rows, places], self.bias[rows, places], self.values[rows, places]
+        hidden = self.network.decode_projected(projected, column.unsqueeze(1))
+        work.normed.copy_(hidden.squeeze(1).T)
 
 
 class _Workspace:

@@ -393,13 +393,20 @@ class TabularNVIB(nn.Module):
         Returns:
             `(B, L, d_model)`.
         """
-        x = functional.embedding(order, self.column_query)
-        mask = order.new_ones(x.shape[1], mixture.mu.shape[1]).tril().bool() if causal else None
+        mask = None
+        if causal:
+            mask = order.new_ones(order.shape[1], mixture.mu.shape[1]).tril().bool()
         projected = self.decoder_layers[0].attention.project_mixture(mixture)  # that of all layers
+        return self.decode_projected(projected, order, mask)
+
+    def decode_projected(
+        self, projected: tuple[Tensor, Tensor, Tensor], order: Tensor, mask: Tensor | None = None
+    ) -> Tensor:
+        """As `decode_mixture`, given what `DenoisingAttention.project_mixture` makes of F."""
+        x = functional.embedding(order, self.column_query)
         for layer in self.decoder_layers:
-            x = layer.finish(
-                x, layer.attention.attend_mixture(layer.norm1(x), *projected, mask=mask)
-            )
+            read = layer.attention.attend_mixture(layer.norm1(x), *projected, mask=mask)
+            x = layer.finish(x, read)
         return self.decoder_norm(x)
 
     def output_layers(self) -> list[tuple[Tensor, Tensor]]:

@@ -193,7 +193,7 @@ class PrivateTrainer(Trainer):
             epochs=self.config.epochs or AUTO_EPOCHS,
         )
         super()._prepare(tokens)
-        self.model.reads_mixture = False  # what it gains is measured without this noise alone
+        self.model.reads_mixture = False  # a gain not measured under this noise
 
     def _num_parts(self) -> int:
         """One: the rows of a batch are differentiated together, with all threads of torch."""

@@ -2054,14 +2054,15 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
 
     def _require_tables(self, data: Any) -> None:
         """Refuse anything but a dictionary of tables, as which SDV takes a single one too."""
-        is_dict = isinstance(data, dict)
-        for received in data.values() if is_dict else [data]:
-            if not (is_dict and isinstance(received, pd.DataFrame)):
-                raise InvalidTableError(
-                    'Data must be a dictionary of table names to DataFrames, received '
-                    f'{"one with " * is_dict}a {type(received).__name__}. Hand in '
-                    f'{{{self._table_name!r}: table}}.'
-                )
+        received = [f'a {type(data).__name__}']
+        if isinstance(data, dict):
+            others = [table for table in data.values() if not isinstance(table, pd.DataFrame)]
+            received = [f'one with a {type(table).__name__}' for table in others]
+        if received:
+            raise InvalidTableError(
+                'Data must be a dictionary of table names to DataFrames, received '
+                f'{received[0]}. Hand in {{{self._table_name!r}: table}}.'
+            )
 
     def _valid_table(
         self, data: dict[str, pd.DataFrame], *, incomplete: bool = False
