@@ -2,17 +2,26 @@
 
 Fourth in the flow, after the network: any-order generation takes one step per column over cached
 keys and values, single-pass generation is one decode. `TabularNVIB` says what is computed; here it
-is computed for many rows and one query each, in the layout and order that take the least time.
+is computed for many rows and one query each, in the layout and order that take the least time: on
+a CPU compiled, else by torch's operations over many rows.
 """
 
 import math
 from dataclasses import dataclass
 from typing import cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from sdv_nvib.kernels import (
+    TILE,
+    CompiledBottleneck,
+    CompiledLayers,
+    CompiledNetwork,
+    draw_tiles,
+)
 from sdv_nvib.model import DecoderLayer, EncoderLayer, ModelConfig, TabularNVIB
 from sdv_nvib.nvib import (
     LOG_ALPHA_RANGE,
@@ -29,6 +38,7 @@ __all__ = ['AnyOrderGenerator', 'Steering', 'decode_once', 'draw_tokens', 'rows_
 MAX_CHUNK_ROWS = 4096
 MAX_CHUNK_LOGITS = 2**23  # 32 MB of float32
 MAX_CHUNK_CACHE = 2**24  # 64 MB of float32; with twice as much fewer reads hit the cache
+MAX_NOISE = 2**20  # 4 MB of float32, drawn at once for compiled generation
 
 ROWS_PER_ORDER = 256  # more orders bring no more quality, and cost time
 LEAST_ORDERS = 8  # few rows of one order would all share what the model gets wrong in it
@@ -127,18 +137,12 @@ class AnyOrderGenerator:
     @torch.inference_mode()
     def __init__(self, network: TabularNVIB, max_rows: int) -> None:
         self.network = network
-        self.max_rows = max_rows
-        config = network.config
-        length = network.num_columns
-        self.embedding = _centred(network.token_embedding()).T.contiguous()
-        self.encoder = [_Layer(layer) for layer in network.encoder_layers]
-        self.seen = [layer.memory(length, max_rows) for layer in self.encoder]
-        self.work = _Workspace(config, max_rows, self.embedding)
-        self.reader: _MixtureReader | _SampleReader
-        if network.reads_mixture:
-            self.reader = _MixtureReader(network, max_rows)
+        is_float = network.column_query.dtype is torch.float32
+        self.steps: _Tiles | _Steps
+        if network.device.type == 'cpu' and is_float and not network.reads_mixture:
+            self.steps = _Tiles(network)
         else:
-            self.reader = _SampleReader(network, max_rows)
+            self.steps = _Steps(network, max_rows)
 
     @torch.inference_mode()
     def generate(
@@ -164,18 +168,144 @@ class AnyOrderGenerator:
         Returns:
             Token ids in column order, `(B, n)`.
         """
-        network, num_columns = self.network, self.network.num_columns
+        num_columns, device = self.network.num_columns, self.network.device
         if known is None:
-            known = torch.full((num_rows, num_columns), -1, device=network.device)
+            known = torch.full((num_rows, num_columns), -1, device=device)
+        if num_rows == 0:
+            return known
         num_orders = max(LEAST_ORDERS, math.ceil(num_rows / ROWS_PER_ORDER))
-        blocks = torch.arange(num_rows, device=network.device) % num_orders
-        places = torch.rand(
-            (num_orders, num_columns),
-            generator=generator,
-            device=network.device,
-        )
+        blocks = torch.arange(num_rows, device=device) % num_orders
+        places = torch.rand((num_orders, num_columns), generator=generator, device=device)
         order = (places[blocks] + (known < 0)).argsort(1)
-        num_known = int((known >= 0).sum(1).min()) if num_rows else 0
+        return self.steps.draw(known, order, generator, steering, expected)
+
+
+class _Tiles:
+    """All steps of a few rows at a time, compiled: see `kernels`.
+
+    Args:
+        network: A network on a CPU.
+    """
+
+    def __init__(self, network: TabularNVIB) -> None:
+        self.sizes, self.shape = network.sizes, (network.config.kappa, network.nvib.p)
+        reader = _SampleReader(network, 1)
+        bottleneck, outputs = reader.bottleneck, reader.output_layers
+        encoder = [_Layer(layer) for layer in network.encoder_layers]
+        self.network = CompiledNetwork(
+            nhead=network.config.nhead,
+            kappa=network.config.kappa,
+            offsets=np.cumsum([0, *network.sizes]),
+            embedding=_array(_centred(network.token_embedding())),
+            encoder=_stacked(encoder),
+            encoder_key=_array(torch.stack([layer.key for layer in encoder])),
+            encoder_value=_array(torch.stack([layer.value for layer in encoder])),
+            bottleneck=CompiledBottleneck(
+                moments=_array(bottleneck.weight.T),
+                moments_bias=_array(bottleneck.bias),
+                alpha=_array(torch.cat([bottleneck.first, bottleneck.second], 1)),
+                alpha_bias=_array(bottleneck.constant),
+                key=_array(reader.layers[0].key),
+                value=_array(reader.layers[0].value),
+            ),
+            queries=_array(reader.queries.T),
+            first_queries=_array(reader.first_queries.T),
+            decoder=_stacked(reader.layers),
+            output=_array(torch.cat([weight for weight, _ in outputs])),
+            output_bias=_array(torch.cat([bias for _, bias in outputs])),
+        )
+
+    def draw(
+        self,
+        known: Tensor,
+        order: Tensor,
+        generator: torch.Generator,
+        steering: Steering | None,
+        expected: Tensor | None,
+    ) -> Tensor:
+        """As `AnyOrderGenerator.generate`, in the given order of the columns, `(B, n)`."""
+        num_rows, n = known.shape
+        if steering is None:
+            steering = Steering((1.0,) * n, (1.0,) * n, (-1,) * n)
+        totals = np.zeros(0 if expected is None else sum(self.sizes))
+        strata = torch.stack([torch.randperm(num_rows, generator=generator) for _ in range(n)], 1)
+        within = torch.rand((num_rows, n), generator=generator)
+        uniform = (strata + within) / num_rows
+        seed = int(torch.randint(2**62, (), generator=generator))
+        # Rows of one order side by side, so that those of a tile ask for the same column.
+        together = (order * n ** torch.arange(n)).sum(1).argsort(stable=True)
+        tokens = torch.empty_like(known)
+        weights = np.random.default_rng(seed)
+        size = max(1, MAX_NOISE // (math.prod(self.shape) * n * TILE)) * TILE
+        for rows in together.split(size):
+            drawn = _in_tiles(known[rows])
+            draw_tiles(
+                self.network,
+                drawn,
+                _in_tiles(order[rows]),
+                int((known[rows] >= 0).sum(1).min()),
+                torch.randn((len(drawn), n, *self.shape, TILE), generator=generator).numpy(),
+                _in_tiles(uniform[rows]),
+                weights,
+                np.array(steering.temperature, np.float32),
+                np.array(steering.top_p, np.float64),
+                np.array(steering.excluded, np.int64),
+                totals,
+            )
+            tokens[rows] = torch.from_numpy(drawn.swapaxes(1, 2).reshape(-1, n)[: len(rows)])
+        if expected is not None:
+            expected += torch.from_numpy(totals)
+        return tokens
+
+
+def _array(tensor: Tensor) -> np.ndarray:
+    return np.ascontiguousarray(tensor.numpy())
+
+
+def _stacked(layers: list['_Layer']) -> CompiledLayers:
+    tensors = (torch.stack([getattr(layer, f) for layer in layers]) for f in CompiledLayers._fields)
+    return CompiledLayers(*(_array(t.squeeze(-1)) for t in tensors))
+
+
+def _in_tiles(rows: Tensor) -> np.ndarray:
+    """Rows `(B, n)` as `(tiles, n, TILE)`; zeros, which ask for nothing, fill the last tile up."""
+    filled = functional.pad(rows, (0, 0, 0, -len(rows) % TILE))
+    return _array(filled.unflatten(0, (-1, TILE)).transpose(1, 2))
+
+
+class _Steps:
+    """One step after the other for all rows, by torch's operations over many rows.
+
+    Args:
+        network: A network in any-order mode.
+        max_rows: The most rows drawn at once.
+    """
+
+    def __init__(self, network: TabularNVIB, max_rows: int) -> None:
+        self.network = network
+        config = network.config
+        length = network.num_columns
+        self.embedding = _centred(network.token_embedding()).T.contiguous()
+        self.encoder = [_Layer(layer) for layer in network.encoder_layers]
+        self.seen = [layer.memory(length, max_rows) for layer in self.encoder]
+        self.work = _Workspace(config, max_rows, self.embedding)
+        self.reader: _MixtureReader | _SampleReader
+        if network.reads_mixture:
+            self.reader = _MixtureReader(network, max_rows)
+        else:
+            self.reader = _SampleReader(network, max_rows)
+
+    def draw(
+        self,
+        known: Tensor,
+        order: Tensor,
+        generator: torch.Generator,
+        steering: Steering | None,
+        expected: Tensor | None,
+    ) -> Tensor:
+        """As `AnyOrderGenerator.generate`, in the given order of the columns, `(B, n)`."""
+        num_rows, num_columns = known.shape
+        num_known = int((known >= 0).sum(1).min())
         tokens = known.clone()
         for memory in self.seen:
             memory.clear(num_rows)
@@ -188,7 +318,7 @@ class AnyOrderGenerator:
                 self._draw_columns(column, tokens, generator, steering, expected)
             if place + 1 < num_columns:
                 token = tokens.gather(1, column.unsqueeze(1)).squeeze(1)
-                self._append_token(token + network.offsets[column], generator)
+                self._append_token(token + self.network.offsets[column], generator)
         return tokens
 
     def _append_token(self, token: Tensor, generator: torch.Generator) -> None:

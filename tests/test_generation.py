@@ -2,12 +2,15 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
-from scipy.stats import chisquare
+from scipy.stats import chi2, chisquare
 from torch.nn import functional
 
-from sdv_nvib.generation import LEAST_ORDERS, AnyOrderGenerator, draw_tokens
+from sdv_nvib import generation, kernels
+from sdv_nvib.generation import LEAST_ORDERS, AnyOrderGenerator, Steering, draw_tokens
+from sdv_nvib.kernels import TILE
 from sdv_nvib.nvib import Mixture, MixtureSample, prior_mixture, sample_mixture
 
 SIZES = (3, 20, 4, 2, 7)  # of the columns of `network`
@@ -20,6 +23,17 @@ def rng(seed=0):
 def draw_rows(rows):
     generator = rng()
     return torch.stack([torch.randint(s, (rows,), generator=generator) for s in SIZES], 1)
+
+
+@pytest.fixture(params=['tiles', 'steps'])
+def generator_of(request):
+    """Both ways to draw: compiled, as with float32 on every CPU, and by torch's operations."""
+    dtype = torch.float32 if request.param == 'tiles' else torch.float64
+
+    def make(model, rows):
+        return AnyOrderGenerator(model.to(dtype), rows)
+
+    return make
 
 
 def generate(model, rows, generator, known=None):
@@ -73,21 +87,121 @@ def test_generation_with_cache_equals_generation_without(network, rows, kappa, r
     assert (cached < torch.tensor(SIZES)).all()
 
 
+def from_tiles(tiles):
+    """`(tiles, n, TILE)` to rows `(B, n)`."""
+    return torch.from_numpy(tiles.swapaxes(1, 2).reshape(-1, tiles.shape[1]))
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """What the compiled function is called with, and what comes back in the tokens."""
+    seen = []
+
+    def watched(*args):
+        before = [np.copy(a) if isinstance(a, np.ndarray) else a for a in args]
+        draws = np.random.default_rng()
+        draws.bit_generator.state = args[6].bit_generator.state
+        kernels.draw_tiles(*args)
+        seen.append([*before[:6], draws, *before[7:], args[1]])
+
+    monkeypatch.setattr(generation, 'draw_tiles', watched)
+    return seen
+
+
+def sampled(mixture, noise, kappa, weights):
+    """As `sample_mixture` of one component a row, from given noise, `(B, kappa, p)`."""
+    alpha = mixture.alpha.double() / kappa
+    log_pi = torch.empty(len(alpha), kappa)
+    for k in range(kappa):
+        for row, a in enumerate(alpha[:, 0].tolist()):
+            uniform = max(weights.random(), float(np.finfo(np.float32).tiny))
+            log_pi[row, k] = math.log(weights.standard_gamma(a + 1)) + math.log(uniform) / a
+    return MixtureSample(mixture.mu + (0.5 * mixture.logvar).exp() * noise, log_pi)
+
+
+@pytest.mark.parametrize(
+    'sizes',
+    [
+        {},
+        {'kappa': 2, 'num_encoder_layers': 2},
+        {'d_model': 30, 'nhead': 3, 'dim_feedforward': 21, 'num_decoder_layers': 1},
+    ],
+    ids=str,
+)
 @torch.inference_mode()
-def test_a_few_rows_are_drawn_in_several_orders(network, monkeypatch):
-    first = []
-    generator = AnyOrderGenerator(network(), 40)
-    ask = generator.reader.ask
+def test_compiled_generation_is_what_its_definition_says(network, calls, sizes):
+    model = network(**sizes).float()
+    kappa = model.config.kappa
+    model.output_bias.mul_(5)
+    model.token_output.free.mul_(50)
+    model.nvib.log_alpha.weight.normal_(generator=rng()).mul_(0.1)
+    known = only_known(draw_rows(3 * TILE), [2])
+    known[TILE:] = -1  # one tile knows a column, the others do not
+    expected = torch.zeros(sum(SIZES))
+    generated = AnyOrderGenerator(model, 3 * TILE).generate(
+        3 * TILE, rng(), known=known, expected=expected
+    )
+    (_, given, order, num_known, noise, uniform, weights, *_, drawn) = calls[0]
+    assert num_known == 0
+    assert from_tiles(drawn).sort(0).values.equal(generated.sort(0).values)
+    layers, probabilities = model.output_layers(), torch.zeros(len(SIZES), max(SIZES))
+    for tile in range(3):
+        rows = [from_tiles(part[tile : tile + 1]) for part in (given, order, uniform, drawn)]
+        tokens, places, numbers, result = rows
+        at = torch.arange(TILE)
+        draws = []
+        for place in range(len(SIZES)):
+            seen = model.encode(result.gather(1, places[:, :place]), places[:, :place])
+            newest = Mixture(seen.mu[:, -1:], seen.logvar[:, -1:], seen.alpha[:, -1:])
+            eps = torch.from_numpy(noise[tile, place]).permute(2, 0, 1)
+            draws.append(sampled(newest, eps, kappa, weights))
+            sample = MixtureSample(
+                torch.cat([d.z for d in draws], 1), torch.cat([d.log_pi for d in draws], 1)
+            )
+            hidden = model.decode(sample, places[:, : place + 1])[:, -1]
+            for column, layer in enumerate(layers):
+                asks = (places[:, place] == column) & (tokens[at, column] < 0)
+                shares = functional.linear(hidden[asks], *layer).softmax(1)
+                ends = shares.cumsum(1)
+                ends[:, -1] = 1  # rounding
+                wanted = (ends <= numbers[asks, column, None]).sum(1)
+                assert torch.equal(wanted, result[asks, column])
+                probabilities[column, : SIZES[column]] += shares.sum(0)
+    wanted = torch.cat([p[:size] for p, size in zip(probabilities, SIZES, strict=True)])
+    assert torch.allclose(expected, wanted, atol=1e-3)
 
-    def watched(column, work):
-        first.append(column)
-        ask(column, work)
 
-    monkeypatch.setattr(generator.reader, 'ask', watched)
-    generator.generate(40, rng())
-    assert len(first[0].unique()) > 1
-    assert len(first[0][:LEAST_ORDERS].unique()) > 1
-    assert torch.equal(first[0][:LEAST_ORDERS], first[0][LEAST_ORDERS : 2 * LEAST_ORDERS])
+@torch.inference_mode()
+def test_a_few_rows_are_drawn_in_several_orders(network, calls):
+    AnyOrderGenerator(network().float(), 40).generate(40, rng())
+    first = from_tiles(calls[0][2])[:40, 0]
+    assert len(first.unique()) > 1
+    orders = from_tiles(calls[0][2])[:40].unique(dim=0)
+    assert LEAST_ORDERS // 2 < len(orders) <= LEAST_ORDERS
+
+
+@torch.inference_mode()
+def test_rows_of_a_tile_ask_for_the_same_column_where_they_can(network, calls):
+    AnyOrderGenerator(network().float(), 8 * TILE).generate(8 * TILE, rng())
+    order = calls[0][2]
+    assert (order == order[:, :, :1]).all()
+
+
+def test_both_ways_draw_from_the_same_distribution(network, monkeypatch):
+    monkeypatch.setattr(generation, 'ROWS_PER_ORDER', 1)
+    model = network()
+    with torch.no_grad():
+        model.token_output.free.mul_(30)
+        model.output_bias.mul_(2)
+    rows, counts = 4000, []
+    for dtype in (torch.float32, torch.float64):
+        drawn = generate(model.to(dtype), rows, rng(len(counts)))
+        counts.append((drawn[:, 0] * SIZES[1] + drawn[:, 1]).bincount(minlength=60).double())
+    total = sum(counts)
+    frequent = total >= 20
+    expected = total[frequent] / 2
+    statistic = ((counts[0][frequent] - expected).square() / expected).sum() * 2
+    assert chi2.sf(statistic, int(frequent.sum()) - 1) > 1e-3
 
 
 def test_generation_follows_its_seed_and_leaves_the_global_generator_alone(network):
@@ -106,16 +220,18 @@ def only_known(rows, columns):
 
 
 @pytest.mark.parametrize('columns', [(2,), (4, 0), (0, 1, 2, 3, 4)])
-def test_known_columns_come_back_unchanged(network, columns):
+def test_known_columns_come_back_unchanged(network, columns, generator_of):
     rows = draw_rows(13)
-    generated = generate(network(), 13, rng(), known=only_known(rows, columns))
+    known = only_known(rows, columns)
+    generated = generator_of(network(), 13).generate(13, rng(), known=known)
     assert torch.equal(generated[:, list(columns)], rows[:, list(columns)])
 
 
-def test_each_row_may_know_other_columns(network):
-    rows = draw_rows(50)
+def test_each_row_may_know_other_columns(network, generator_of):
+    rows = draw_rows(150)
     hidden = torch.rand(rows.shape, generator=rng(3)) < 0.5
-    generated = generate(network(), 50, rng(), known=rows.masked_fill(hidden, -1))
+    known = rows.masked_fill(hidden, -1)
+    generated = generator_of(network(), 150).generate(150, rng(), known=known)
     assert torch.equal(generated[~hidden], rows[~hidden])
     assert (generated >= 0).all()
     assert (generated < torch.tensor(SIZES)).all()
@@ -140,10 +256,51 @@ def test_shares_among_rows_drawn_together_are_those_of_the_model_to_one_row():
 
 
 @pytest.mark.parametrize('reads_mixture', [False, True])
-def test_memory_that_was_used_before_changes_nothing(network, reads_mixture):
+def test_memory_that_was_used_before_changes_nothing(network, reads_mixture, generator_of):
     model = network()
     model.reads_mixture = reads_mixture
-    generator = AnyOrderGenerator(model, 40)
+    generator = generator_of(model, 40)
     generator.generate(40, rng(1))
-    for rows in (40, 7, 40):
-        assert torch.equal(generator.generate(rows, rng()), generate(model, rows, rng()))
+    for rows in (40, 7, 0, 40):
+        fresh = generator_of(model, rows).generate(rows, rng())
+        assert fresh.shape == (rows, len(SIZES))
+        assert torch.equal(generator.generate(rows, rng()), fresh)
+
+
+def test_noise_is_drawn_for_a_part_of_the_rows_at_a_time(network, calls, monkeypatch):
+    monkeypatch.setattr(generation, 'MAX_NOISE', 1)
+    rows = draw_rows(200)
+    generated = generate(network().float(), 200, rng(), known=only_known(rows, [3]))
+    assert [call[1].shape for call in calls] == [(1, len(SIZES), TILE)] * 4
+    assert torch.equal(generated[:, 3], rows[:, 3])
+    assert (generated >= 0).all()
+
+
+def test_steering_is_the_same_in_both_ways(network, generator_of):
+    model, excluded = network(), (0, 19, -1, 1, 6)
+    with torch.no_grad():
+        model.output_bias.copy_(3 * (0.618 * torch.arange(len(model.output_bias)) % 1))
+        model.token_output.multiply(torch.zeros(len(SIZES)))
+    steering = Steering((1.0, 0.3, 2.0, 1.0, 1.0), (1.0, 0.5, 1.0, 1.0, 0.8), excluded)
+    expected = torch.zeros(sum(SIZES))
+    drawn = generator_of(model, 3000).generate(3000, rng(), steering=steering, expected=expected)
+    for column, (token, size) in enumerate(zip(excluded, SIZES, strict=True)):
+        shares = expected.split(SIZES)[column] / 3000
+        assert shares.sum() == pytest.approx(1, abs=1e-4)
+        assert token < 0 or (shares[token] == 0 and not (drawn[:, column] == token).any())
+        counts = drawn[:, column].bincount(minlength=size) / 3000
+        assert torch.allclose(counts, shares, atol=0.03)
+        logits = model.output_bias.split(SIZES)[column].detach().unsqueeze(0).clone()
+        assert torch.allclose(shares, steering.apply(logits, column).softmax(1)[0], atol=1e-4)
+
+
+def test_without_a_place_for_compiled_functions_they_are_compiled_anew(monkeypatch, tmp_path):
+    def refuse(function=None, *, cache=False, **options):
+        if cache:
+            raise RuntimeError('cannot cache function: no locator available')
+        return njit(function, **options)
+
+    njit = kernels.numba.njit
+    monkeypatch.setattr(kernels.numba, 'njit', refuse)
+    double = kernels._compile(lambda x: 2 * x)
+    assert double(3) == 6
