@@ -203,6 +203,10 @@ class PrivateTrainer(Trainer):
         """Nothing is held out: what held-out rows chose would be told by the model."""
         return _AllRows(cast(Tensor, tokens).to(self.model.device))
 
+    def _optimizers(self) -> list[torch.optim.Optimizer]:
+        """AdamW alone: Muon gives every direction of a gradient the same length, noise as well."""
+        return [self._adamw()]
+
     def _start_biases(self) -> None:
         """Plan the noise, and start from noisy frequencies; those within the noise count as one."""
         self.sample_rate = self.batch_size / len(self.rows.some)
@@ -247,22 +251,21 @@ class PrivateTrainer(Trainer):
         return replace(
             record,
             epoch=self.step // self.steps_per_epoch,
-            learning_rate=self.optimizer.param_groups[0]['lr'],
+            learning_rate=self.optimizers[0].param_groups[0]['lr'],
             seconds=time.monotonic() - self.started,
         )
 
     def _train_step(self, batch: Tensor) -> Tensor:
         """One noisy step; its losses, which nobody may see, are not returned."""
-        rate = self.learning_rate * self.schedule.learning_rate(self.step)
-        for group in self.optimizer.param_groups:
-            group['lr'] = rate
+        self._set_learning_rate()
         sums = self._clipped_gradients(batch, self.schedule.kl_weight(self.step))
         std = self.noise_multiplier * MAX_GRAD_NORM
         for name, parameter in self.model.named_parameters():
             # Divided by the expected size of the batch: its true size is not public.
             parameter.grad = (sums[name] + std * self._normal(parameter)) / self.batch_size
         self.step += 1  # counted first: an interrupted step counts as taken
-        self.optimizer.step()
+        for optimizer in self.optimizers:
+            optimizer.step()
         self.average.update_parameters(self.model)
         return torch.empty(0)
 

@@ -47,6 +47,8 @@ MIN_PART_ROWS = 32  # a pass costs as much as some twenty rows before the first 
 EVALUATION_BATCH = 2048
 WARMUP_SHARE, COOLDOWN_SHARE, ANNEALING_SHARE = 0.05, 0.5, 0.2
 PATIENCE_SHARE = 0.05
+HIDDEN = ('encoder.', 'decoder.', 'nvib.')  # parameters whose matrices map hidden vectors
+MUON_FACTOR = 3.0  # its learning rate, of AdamW's
 AVERAGED_SHARE = 0.1  # of the steps so far that the averaged weights reach back
 GRADIENT_CLIP = 1.0
 TRAINING_SHARE = 0.9  # of the time of a fit; the rest calibrates the output
@@ -64,8 +66,9 @@ class TrainingConfig:
     Attributes:
         epochs: Most passes over the training rows; `None` chooses by the number of rows.
         batch_size: Rows per step; `None` chooses by the number of rows.
-        learning_rate: Peak of AdamW's schedule; `None` chooses by the number of rows.
-        weight_decay: AdamW's decoupled weight decay.
+        learning_rate: Peak of AdamW's schedule, and a third of Muon's; `None` chooses by the number
+            of rows.
+        weight_decay: Decoupled weight decay of both.
         lambda_gaussian: Weight of L_G; `None` chooses by the number of rows.
         lambda_dirichlet: Weight of L_D; `None` chooses by the number of rows.
         seed: Seed of every random choice of the fit.
@@ -334,19 +337,7 @@ class Trainer:
         self.schedule = Schedule(epochs * self.steps_per_epoch)
         self.patience = max(3, math.ceil(PATIENCE_SHARE * epochs))
         self.model.reads_mixture = self.model.is_any_order and num_rows < FEW_ROWS
-        # Biases and norms are few, and the output biases are the columns' shares: neither decays.
-        weights, biases = (
-            [p for p in self.model.parameters() if (p.ndim > 1) is is_matrix]
-            for is_matrix in (True, False)
-        )
-        self.optimizer = torch.optim.AdamW(
-            [
-                {'params': weights, 'weight_decay': self.config.weight_decay},
-                {'params': biases, 'weight_decay': 0.0},
-            ],
-            lr=self.learning_rate,
-            fused=device.type in ('cpu', 'cuda'),
-        )
+        self.optimizers = self._optimizers()
         self._start_biases()
         self.replica: nn.Module = self.model
         if self.rows.num_processes > 1:  # from here on all have the first one's weights
@@ -358,6 +349,40 @@ class Trainer:
         self.best: EpochRecord | None = None
         self.best_weights: dict[str, Tensor] = {}
         self.started = time.monotonic()
+
+    def _optimizers(self) -> list[torch.optim.Optimizer]:
+        """Muon for the maps between hidden vectors, AdamW for everything else."""
+        hidden = [
+            parameter
+            for name, parameter in self.model.named_parameters()
+            if name.startswith(HIDDEN) and parameter.ndim == 2 and min(parameter.shape) > 1
+        ]
+        rate, decay = MUON_FACTOR * self.learning_rate, self.config.weight_decay
+        muon = torch.optim.Muon(hidden, lr=rate, weight_decay=decay, adjust_lr_fn='match_rms_adamw')
+        return [self._adamw(hidden), muon]
+
+    def _adamw(self, others: Sequence[nn.Parameter] = ()) -> torch.optim.AdamW:
+        """AdamW for all weights but `others`."""
+        left = {id(parameter) for parameter in others}
+        # Biases and norms are few, and the output biases are the columns' shares: neither decays.
+        weights, biases = (
+            [p for p in self.model.parameters() if (p.ndim > 1) is is_matrix and id(p) not in left]
+            for is_matrix in (True, False)
+        )
+        return torch.optim.AdamW(
+            [
+                {'params': weights, 'weight_decay': self.config.weight_decay},
+                {'params': biases, 'weight_decay': 0.0},
+            ],
+            lr=self.learning_rate,
+            fused=self.model.device.type in ('cpu', 'cuda'),
+        )
+
+    def _set_learning_rate(self) -> None:
+        share = self.schedule.learning_rate(self.step)
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group['lr'] = share * optimizer.defaults['lr']
 
     def _num_parts(self) -> int:
         """Parts of a batch that have a thread each."""
@@ -392,13 +417,16 @@ class Trainer:
 
     def state(self) -> TrainerState:
         """What `fit` needs to go on from here, after a whole epoch: a copy, on the CPU."""
-        moments = self.optimizer.state_dict()['state']
+        moments = [optimizer.state_dict()['state'] for optimizer in self.optimizers]
         groups: dict[str, dict[str, Tensor]] = {
             'model': dict(self.model.named_parameters()),
             'average': dict(self.averaged.named_parameters()),
             'best': self.best_weights,
             'optimizer': {
-                f'{i}.{k}': v for i, values in moments.items() for k, v in values.items()
+                f'{o}.{i}.{k}': moment
+                for o, states in enumerate(moments)
+                for i, state in states.items()
+                for k, moment in state.items()
             },
             'random': {
                 'rows': self.generator.get_state(),
@@ -437,12 +465,13 @@ class Trainer:
         self.best_weights = {
             name: tensor.to(self.model.device) for name, tensor in groups['best'].items()
         }
-        moments: dict[int, dict[str, Tensor]] = {}
+        moments: list[dict[int, dict[str, Tensor]]] = [{} for _ in self.optimizers]
         for name, tensor in groups['optimizer'].items():
-            place, moment = name.split('.')
-            moments.setdefault(int(place), {})[moment] = tensor
-        settings = self.optimizer.state_dict()['param_groups']
-        self.optimizer.load_state_dict({'state': moments, 'param_groups': settings})
+            number, place, moment = name.split('.')
+            moments[int(number)].setdefault(int(place), {})[moment] = tensor
+        for optimizer, states in zip(self.optimizers, moments, strict=True):
+            settings = optimizer.state_dict()['param_groups']
+            optimizer.load_state_dict({'state': states, 'param_groups': settings})
         self.generator.set_state(groups['random']['rows'])
         self.noise.set_state(groups['random']['noise'])
         torch.random.set_rng_state(groups['random']['dropout'])
@@ -490,7 +519,7 @@ class Trainer:
             kl_gaussian=kl_g,
             kl_dirichlet=kl_d,
             **validation,
-            learning_rate=self.optimizer.param_groups[0]['lr'],
+            learning_rate=self.optimizers[0].param_groups[0]['lr'],
             seconds=time.monotonic() - self.started,
         )
         self.history.append(record)
@@ -499,20 +528,19 @@ class Trainer:
 
     def _train_step(self, batch: Tensor) -> Tensor:
         """One optimiser step; loss, reconstruction, L_G and L_D, detached, `(4,)`."""
-        rate = self.learning_rate * self.schedule.learning_rate(self.step)
-        for group in self.optimizer.param_groups:
-            group['lr'] = rate
+        self._set_learning_rate()
         kl_weight = self.schedule.kl_weight(self.step)
         losses = self._set_gradients(batch, kl_weight)
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), GRADIENT_CLIP)
-        self.optimizer.step()
+        for optimizer in self.optimizers:
+            optimizer.step()
         self.average.update_parameters(self.model)
         self.step += 1
         return losses
 
     def _set_gradients(self, batch: Tensor, kl_weight: float) -> Tensor:
         """Gradients of a batch's mean losses; the losses, detached, `(4,)`."""
-        self.optimizer.zero_grad(set_to_none=True)
+        self.model.zero_grad(set_to_none=True)
         if self.num_parts == 1:
             losses, _ = self._forward(self.replica, batch, self.noise, kl_weight)
             losses[0].backward()

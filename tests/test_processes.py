@@ -91,9 +91,8 @@ for _ in range(3):
         batch, = alone._batches()
         kl_weight = alone.schedule.kl_weight(alone.step)
         losses.append(alone._forward(alone.model, batch, alone.noise, kl_weight)[0][0])
-    for group in alone.optimizer.param_groups:
-        group['lr'] = alone.learning_rate * alone.schedule.learning_rate(alone.step)
-    alone.optimizer.zero_grad()
+    alone._set_learning_rate()
+    alone.model.zero_grad()
     torch.stack(losses).mean().backward()
     torch.nn.utils.clip_grad_norm_(alone.model.parameters(), GRADIENT_CLIP)
     together._train_step(*together._batches())
@@ -104,7 +103,8 @@ for _ in range(3):
     assert all((p is None) == (q is None) for p, q in pairs)  # of ordered columns, here are none
     gradients = [(p - q).abs().max().item() for p, q in pairs if q is not None]
     sizes = [q.abs().max().item() for p, q in pairs if q is not None]
-    alone.optimizer.step()
+    for optimizer in alone.optimizers:
+        optimizer.step()
     alone.step += 1
 torch.set_default_dtype(torch.float32)
 

