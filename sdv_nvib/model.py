@@ -62,7 +62,7 @@ class ModelConfig:
     nhead: int = 4
     num_encoder_layers: int = 1
     num_decoder_layers: int = 3
-    dim_feedforward: int = 128
+    dim_feedforward: int = 64
     dropout: float = 0.0
     kappa: int = 1
     delta: float = 1.0

@@ -58,6 +58,7 @@ __all__ = [
 ]
 
 FORMAT, FORMAT_VERSION = 'sdv_nvib model', NETWORK_VERSION
+CHECKPOINT_VERSION = 5  # raised when states of before would be read wrongly
 MANIFEST, TENSORS = 'manifest.json', 'tensors.safetensors'
 WRITING = '.writing.'
 MAX_JSON_BYTES = 2**28
@@ -643,7 +644,7 @@ class Checkpoint:
 
     def save(self, state: TrainerState) -> None:
         """Replace the file by this state."""
-        content = {'format_version': FORMAT_VERSION, 'identity': self.identity, **state.numbers}
+        content = {'format_version': CHECKPOINT_VERSION, 'identity': self.identity, **state.numbers}
         text = json.dumps(content)
         temporary = self.path.with_suffix('.writing')
         try:
@@ -684,7 +685,7 @@ class Checkpoint:
             ) from error
         if damaged:
             raise ModelFileError(f"The checkpoint '{self.path}' is damaged. {remedy}")
-        if content.pop('format_version') != FORMAT_VERSION or (
+        if content.pop('format_version') != CHECKPOINT_VERSION or (
             content.pop('identity') != self.identity
         ):
             raise ModelFileError(

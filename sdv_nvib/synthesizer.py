@@ -171,8 +171,9 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
         epochs: Most passes over the data; `None` chooses by the number of rows. Training stops
             earlier when held-out rows stop improving.
         batch_size: Rows per training step; `None` chooses by the number of rows.
-        learning_rate: Peak learning rate; `None` chooses by the number of rows.
-        weight_decay: Decoupled weight decay of AdamW.
+        learning_rate: Peak learning rate of AdamW, a third of Muon's; `None` chooses by the number of
+            rows.
+        weight_decay: Decoupled weight decay of both.
         d_model: Width of the network and of the latent vectors.
         nhead: Attention heads; must divide `d_model`.
         num_encoder_layers: Encoder depth.
@@ -243,7 +244,7 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
         nhead: int = 4,
         num_encoder_layers: int = 1,
         num_decoder_layers: int = 3,
-        dim_feedforward: int = 128,
+        dim_feedforward: int = 64,
         dropout: float = 0.0,
         lambda_gaussian: float | None = None,
         lambda_dirichlet: float | None = None,
