@@ -15,13 +15,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from sdv_nvib.kernels import (
-    TILE,
-    CompiledBottleneck,
-    CompiledLayers,
-    CompiledNetwork,
-    draw_tiles,
-)
 from sdv_nvib.model import DecoderLayer, EncoderLayer, ModelConfig, TabularNVIB
 from sdv_nvib.nvib import (
     LOG_ALPHA_RANGE,
@@ -188,19 +181,22 @@ class _Tiles:
     """
 
     def __init__(self, network: TabularNVIB) -> None:
+        from sdv_nvib import kernels  # half a second, which `import sdv` need not take
+
+        self.kernels = kernels
         self.sizes, self.shape = network.sizes, (network.config.kappa, network.nvib.p)
         reader = _SampleReader(network, 1)
         bottleneck, outputs = reader.bottleneck, reader.output_layers
         encoder = [_Layer(layer) for layer in network.encoder_layers]
-        self.network = CompiledNetwork(
+        self.network = kernels.CompiledNetwork(
             nhead=network.config.nhead,
             kappa=network.config.kappa,
             offsets=np.cumsum([0, *network.sizes]),
             embedding=_array(_centred(network.token_embedding())),
-            encoder=_stacked(encoder),
+            encoder=kernels.CompiledLayers(**_stacked(encoder)),
             encoder_key=_array(torch.stack([layer.key for layer in encoder])),
             encoder_value=_array(torch.stack([layer.value for layer in encoder])),
-            bottleneck=CompiledBottleneck(
+            bottleneck=kernels.CompiledBottleneck(
                 moments=_array(bottleneck.weight.T),
                 moments_bias=_array(bottleneck.bias),
                 alpha=_array(torch.cat([bottleneck.first, bottleneck.second], 1)),
@@ -210,7 +206,7 @@ class _Tiles:
             ),
             queries=_array(reader.queries.T),
             first_queries=_array(reader.first_queries.T),
-            decoder=_stacked(reader.layers),
+            decoder=kernels.CompiledLayers(**_stacked(reader.layers)),
             output=_array(torch.cat([weight for weight, _ in outputs])),
             output_bias=_array(torch.cat([bias for _, bias in outputs])),
         )
@@ -236,16 +232,17 @@ class _Tiles:
         together = (order * n ** torch.arange(n)).sum(1).argsort(stable=True)
         tokens = torch.empty_like(known)
         weights = np.random.default_rng(seed)
-        size = max(1, MAX_NOISE // (math.prod(self.shape) * n * TILE)) * TILE
+        tile = self.kernels.TILE
+        size = max(1, MAX_NOISE // (math.prod(self.shape) * n * tile)) * tile
         for rows in together.split(size):
-            drawn = _in_tiles(known[rows])
-            draw_tiles(
+            drawn = _in_tiles(known[rows], tile)
+            self.kernels.draw_tiles(
                 self.network,
                 drawn,
-                _in_tiles(order[rows]),
+                _in_tiles(order[rows], tile),
                 int((known[rows] >= 0).sum(1).min()),
-                torch.randn((len(drawn), n, *self.shape, TILE), generator=generator).numpy(),
-                _in_tiles(uniform[rows]),
+                torch.randn((len(drawn), n, *self.shape, tile), generator=generator).numpy(),
+                _in_tiles(uniform[rows], tile),
                 weights,
                 np.array(steering.temperature, np.float32),
                 np.array(steering.top_p, np.float64),
@@ -262,15 +259,20 @@ def _array(tensor: Tensor) -> np.ndarray:
     return np.ascontiguousarray(tensor.numpy())
 
 
-def _stacked(layers: list['_Layer']) -> CompiledLayers:
-    tensors = (torch.stack([getattr(layer, f) for layer in layers]) for f in CompiledLayers._fields)
-    return CompiledLayers(*(_array(t.squeeze(-1)) for t in tensors))
+def _stacked(layers: list['_Layer']) -> dict[str, np.ndarray]:
+    """Weights of all layers by name, a leading dimension for the layers."""
+    maps = ('query', 'out', 'first', 'second')
+    weights = {name: torch.stack([getattr(layer, name) for layer in layers]) for name in maps}
+    for name in maps:
+        biases = [getattr(layer, f'{name}_bias').squeeze(1) for layer in layers]
+        weights[f'{name}_bias'] = torch.stack(biases)
+    return {name: _array(weight) for name, weight in weights.items()}
 
 
-def _in_tiles(rows: Tensor) -> np.ndarray:
-    """Rows `(B, n)` as `(tiles, n, TILE)`; zeros, which ask for nothing, fill the last tile up."""
-    filled = functional.pad(rows, (0, 0, 0, -len(rows) % TILE))
-    return _array(filled.unflatten(0, (-1, TILE)).transpose(1, 2))
+def _in_tiles(rows: Tensor, tile: int) -> np.ndarray:
+    """Rows `(B, n)` as `(tiles, n, tile)`; zeros, which ask for nothing, fill the last tile up."""
+    filled = functional.pad(rows, (0, 0, 0, -len(rows) % tile))
+    return _array(filled.unflatten(0, (-1, tile)).transpose(1, 2))
 
 
 class _Steps:

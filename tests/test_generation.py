@@ -95,16 +95,16 @@ def from_tiles(tiles):
 @pytest.fixture
 def calls(monkeypatch):
     """What the compiled function is called with, and what comes back in the tokens."""
-    seen = []
+    seen, draw_tiles = [], kernels.draw_tiles
 
     def watched(*args):
         before = [np.copy(a) if isinstance(a, np.ndarray) else a for a in args]
         draws = np.random.default_rng()
         draws.bit_generator.state = args[6].bit_generator.state
-        kernels.draw_tiles(*args)
+        draw_tiles(*args)
         seen.append([*before[:6], draws, *before[7:], args[1]])
 
-    monkeypatch.setattr(generation, 'draw_tiles', watched)
+    monkeypatch.setattr(kernels, 'draw_tiles', watched)
     return seen
 
 
@@ -123,7 +123,7 @@ def sampled(mixture, noise, kappa, weights):
     'sizes',
     [
         {},
-        {'kappa': 2, 'num_encoder_layers': 2},
+        {'kappa': 2, 'num_encoder_layers': 2, 'dim_feedforward': 1},
         {'d_model': 30, 'nhead': 3, 'dim_feedforward': 21, 'num_decoder_layers': 1},
     ],
     ids=str,
