@@ -19,6 +19,7 @@ from sdv_nvib.model import DecoderLayer, EncoderLayer, ModelConfig, TabularNVIB
 from sdv_nvib.nvib import (
     LOG_ALPHA_RANGE,
     LOGVAR_RANGE,
+    PRIOR_ALPHA,
     Mixture,
     MixtureSample,
     draw_log_gamma,
@@ -29,6 +30,7 @@ from sdv_nvib.nvib import (
 __all__ = ['AnyOrderGenerator', 'Steering', 'decode_once', 'draw_tokens', 'rows_at_once']
 
 MAX_CHUNK_ROWS = 4096
+CHUNK_UNIT = 64  # rows that compiled generation works on at a time
 MAX_CHUNK_LOGITS = 2**23  # 32 MB of float32
 MAX_CHUNK_CACHE = 2**24  # 64 MB of float32; with twice as much fewer reads hit the cache
 MAX_NOISE = 2**20  # 4 MB of float32, drawn at once for compiled generation
@@ -85,12 +87,12 @@ def draw_tokens(logits: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def rows_at_once(network: TabularNVIB) -> int:
-    """Rows whose logits, keys and values fit in memory together."""
+    """Rows whose logits, keys and values fit in memory together, whole tiles of them."""
     config = network.config
     memories = config.num_encoder_layers + (2 if network.reads_mixture else config.kappa)
     cache = 2 * memories * network.num_columns * config.d_model
     by_memory = min(MAX_CHUNK_LOGITS // max(network.sizes), MAX_CHUNK_CACHE // cache)
-    return max(1, min(MAX_CHUNK_ROWS, by_memory))
+    return max(CHUNK_UNIT, min(MAX_CHUNK_ROWS, by_memory) // CHUNK_UNIT * CHUNK_UNIT)
 
 
 @torch.inference_mode()
@@ -130,12 +132,8 @@ class AnyOrderGenerator:
     @torch.inference_mode()
     def __init__(self, network: TabularNVIB, max_rows: int) -> None:
         self.network = network
-        is_float = network.column_query.dtype is torch.float32
         self.steps: _Tiles | _Steps
-        if network.device.type == 'cpu' and is_float and not network.reads_mixture:
-            self.steps = _Tiles(network)
-        else:
-            self.steps = _Steps(network, max_rows)
+        self.steps = _Tiles(network) if _can_compile(network) else _Steps(network, max_rows)
 
     @torch.inference_mode()
     def generate(
@@ -173,6 +171,16 @@ class AnyOrderGenerator:
         return self.steps.draw(known, order, generator, steering, expected)
 
 
+def _can_compile(network: TabularNVIB) -> bool:
+    """Whether there is a compiled function for what is asked: draws from F in float32, on a CPU."""
+    is_float = network.column_query.dtype is torch.float32
+    if network.device.type != 'cpu' or not is_float or network.reads_mixture:
+        return False
+    from sdv_nvib import kernels  # numba takes half a second, which `import sdv` need not
+
+    return kernels.CAN_COMPILE
+
+
 class _Tiles:
     """All steps of a few rows at a time, compiled: see `kernels`.
 
@@ -181,7 +189,7 @@ class _Tiles:
     """
 
     def __init__(self, network: TabularNVIB) -> None:
-        from sdv_nvib import kernels  # half a second, which `import sdv` need not take
+        from sdv_nvib import kernels
 
         self.kernels = kernels
         self.sizes, self.shape = network.sizes, (network.config.kappa, network.nvib.p)
@@ -203,6 +211,9 @@ class _Tiles:
                 alpha_bias=_array(bottleneck.constant),
                 key=_array(reader.layers[0].key),
                 value=_array(reader.layers[0].value),
+                prior_log_alpha=np.float32(math.log(PRIOR_ALPHA)),
+                log_std_range=np.array(LOGVAR_RANGE, np.float32) / 2,
+                log_alpha_range=np.array(LOG_ALPHA_RANGE, np.float32),
             ),
             queries=_array(reader.queries.T),
             first_queries=_array(reader.first_queries.T),
@@ -228,7 +239,8 @@ class _Tiles:
         within = torch.rand((num_rows, n), generator=generator)
         uniform = (strata + within) / num_rows
         seed = int(torch.randint(2**62, (), generator=generator))
-        # Rows of one order side by side, so that those of a tile ask for the same column.
+        # Rows of one order side by side, so that those of a tile ask for the same column: sorted by
+        # a number that is the same for the same order, whatever digits of it overflow.
         together = (order * n ** torch.arange(n)).sum(1).argsort(stable=True)
         tokens = torch.empty_like(known)
         weights = np.random.default_rng(seed)
@@ -256,7 +268,7 @@ class _Tiles:
 
 
 def _array(tensor: Tensor) -> np.ndarray:
-    return np.ascontiguousarray(tensor.numpy())
+    return tensor.numpy().copy(order='C')
 
 
 def _stacked(layers: list['_Layer']) -> dict[str, np.ndarray]:

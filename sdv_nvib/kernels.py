@@ -1,15 +1,18 @@
 """Any-order generation compiled for the processor at hand: few rows at a time, all of the network.
 
-Below the network, knowing arrays alone. A tile of rows goes through all steps with its keys and
-values in the processor's cache, from which operations over many rows would drive them each time,
-and products of matrices keep their sums in vector registers. Compiled when it is first called, in
-some fifteen seconds, and kept on disk.
+Below the network, knowing arrays alone. A tile of rows goes through all steps, and the keys and
+values of a table of some 20 columns stay in the processor's cache, from which operations over many
+rows would drive them each time; products of matrices keep their sums in vector registers. Compiled
+when it is first called, in some fifteen seconds, and kept on disk.
 
 References:
     Goto and van de Geijn, Anatomy of high-performance matrix multiplication, ACM TOMS 34 (2008).
 """
 
 import math
+import pickle
+import threading
+import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -21,9 +24,17 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from sdv_nvib.nvib import LOG_ALPHA_RANGE, LOGVAR_RANGE, PRIOR_ALPHA
+__all__ = [
+    'CAN_COMPILE',
+    'TILE',
+    'CompiledBottleneck',
+    'CompiledLayers',
+    'CompiledNetwork',
+    'draw_tiles',
+]
 
-__all__ = ['TILE', 'CompiledBottleneck', 'CompiledLayers', 'CompiledNetwork', 'draw_tiles']
+# Unless the environment variable NUMBA_DISABLE_JIT is set.
+CAN_COMPILE = not numba.config.DISABLE_JIT  # type: ignore[attr-defined]
 
 TILE = 64  # rows; a multiple of what the registers below hold
 
@@ -34,14 +45,57 @@ VECTORS, LANES = (4, 16) if get_host_cpu_features().get('avx512f') else (2, 8)
 VECTOR = ir.VectorType(ir.FloatType(), LANES)
 INTEGER = ir.IntType(32)
 
+OPTIONS: dict[str, Any] = {'nogil': True, 'fastmath': {'contract'}, 'error_model': 'numpy'}
+
 
 def _compile(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Compile when first called; the result is kept on disk where there is a place for it."""
-    options: dict[str, Any] = {'nogil': True, 'fastmath': {'contract'}, 'error_model': 'numpy'}
-    try:
-        return numba.njit(cache=True, **options)(function)
-    except RuntimeError:  # neither this package's folder nor the user's can be written to
-        return numba.njit(**options)(function)
+    """Part of what is compiled with the function that calls it."""
+    return numba.njit(**OPTIONS)(function)
+
+
+class _Kept:
+    """A function compiled when it is first called, and kept on disk for later processes.
+
+    Where it cannot be kept, or what was kept is damaged, a warning says so and it is compiled for
+    this process alone.
+    """
+
+    FAILURES = (RuntimeError, OSError, EOFError, pickle.UnpicklingError)
+
+    def __init__(self, function: Callable[..., None]) -> None:
+        self.__doc__ = function.__doc__
+        self._function = function
+        self._lock = threading.Lock()
+        self._compiled: Any = None
+        self._is_kept = True
+
+    def __call__(self, *args: Any) -> None:
+        was_kept = self._is_kept
+        try:
+            self._prepared()(*args)
+        except self.FAILURES as error:
+            # Reading and writing the file come before anything is drawn.
+            if not was_kept:
+                raise
+            with self._lock:  # of several threads the first compiles
+                if self._is_kept:
+                    self._is_kept, self._compiled = False, _compile(self._function)
+                    self._warn(error)
+            self._compiled(*args)
+
+    def _warn(self, error: Exception) -> None:
+        warnings.warn(
+            f'The compiled function could not be read from or written to disk ({error!r}): every '
+            'process compiles it anew, which takes some 15 s. Set NUMBA_CACHE_DIR to a folder that '
+            'can be written to, or empty the one that it names.',
+            stacklevel=3,
+        )
+
+    def _prepared(self) -> Any:
+        with self._lock:
+            if self._compiled is None:
+                self._compiled = numba.njit(cache=True, **OPTIONS)(self._function)
+            return self._compiled
 
 
 def _intrinsic(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -180,7 +234,6 @@ P, A1, A2, A3, A4, A5 = (
     np.float32(number)
     for number in (0.3275911, 0.254829592, -0.284496736, 1.421413741, -1.453152027, 1.061405429)
 )
-LOG_STD_RANGE = tuple(np.float32(limit / 2) for limit in LOGVAR_RANGE)
 LEAST_UNIFORM = float(np.finfo(np.float32).tiny)
 
 
@@ -207,6 +260,9 @@ class CompiledBottleneck(NamedTuple):
         alpha_bias: `(1,)`.
         key: `(d_model, p)`.
         value: `(d_model, p)`.
+        prior_log_alpha: Log pseudo-count of the prior component.
+        log_std_range: Limits of halved log-variances, `(2,)`.
+        log_alpha_range: Limits of log pseudo-counts, `(2,)`.
     """
 
     moments: np.ndarray
@@ -215,6 +271,9 @@ class CompiledBottleneck(NamedTuple):
     alpha_bias: np.ndarray
     key: np.ndarray
     value: np.ndarray
+    prior_log_alpha: np.float32
+    log_std_range: np.ndarray
+    log_alpha_range: np.ndarray
 
 
 class CompiledNetwork(NamedTuple):
@@ -415,7 +474,7 @@ def _draw_log_gamma(alpha: Any, rng: Any) -> Any:
     return math.log(rng.standard_gamma(alpha + 1.0)) + math.log(uniform) / alpha
 
 
-@_compile
+@_Kept
 def draw_tiles(
     network: Any, tokens: Any, order: Any, num_known: Any, noise: Any, uniform: Any, rng: Any,
     temperature: Any, top_p: Any, excluded: Any, expected: Any,
@@ -441,6 +500,7 @@ def draw_tiles(
     d_model, p = bottleneck.key.shape
     root = np.float32(0.5 / math.sqrt(d_model // nhead))
     longest = max(1, (network.offsets[1:] - network.offsets[:-1]).max())
+    log_std_range, log_alpha_range = bottleneck.log_std_range, bottleneck.log_alpha_range
     depth = len(network.encoder.out)
     x = np.zeros((d_model, TILE), np.float32)
     normed, query, heads = np.zeros_like(x), np.zeros_like(x), np.zeros_like(x)
@@ -463,7 +523,7 @@ def draw_tiles(
         for place in range(n):
             # F has one more component: the prior's, then that of the value at the place before.
             moments[:] = ZERO
-            log_alpha[:] = np.float32(math.log(PRIOR_ALPHA))
+            log_alpha[:] = bottleneck.prior_log_alpha
             if place > 0:
                 for r in range(TILE):
                     column = order[tile, place - 1, r]
@@ -488,7 +548,7 @@ def draw_tiles(
                 _multiply(bottleneck.alpha, bottleneck.alpha_bias, powers, log_alpha)
             for i in range(p, 2 * p):
                 for r in range(TILE):
-                    log_std = min(max(moments[i, r], LOG_STD_RANGE[0]), LOG_STD_RANGE[1])
+                    log_std = min(max(moments[i, r], log_std_range[0]), log_std_range[1])
                     moments[i, r] = _exp(log_std)
             for k in range(kappa):
                 scale[:] = ZERO
@@ -498,10 +558,8 @@ def draw_tiles(
                         scale[r] += z[i, r] * z[i, r]
                 at = place * kappa + k
                 for r in range(TILE):
-                    limited = min(
-                        max(float(log_alpha[0, r]), LOG_ALPHA_RANGE[0]), LOG_ALPHA_RANGE[1]
-                    )
-                    log_pi = np.float32(_draw_log_gamma(math.exp(limited) / kappa, rng))
+                    limited = min(max(log_alpha[0, r], log_alpha_range[0]), log_alpha_range[1])
+                    log_pi = np.float32(_draw_log_gamma(math.exp(float(limited)) / kappa, rng))
                     bias[at, r] = log_pi - root * scale[r]
                 _multiply(bottleneck.key, no_bias, z, keys[at])
                 _multiply(bottleneck.value, no_bias, z, values[at])

@@ -257,7 +257,7 @@ class PrivateTrainer(Trainer):
 
     def _train_step(self, batch: Tensor) -> Tensor:
         """One noisy step; its losses, which nobody may see, are not returned."""
-        self._set_learning_rate()
+        self._set_learning_rates()
         sums = self._clipped_gradients(batch, self.schedule.kl_weight(self.step))
         std = self.noise_multiplier * MAX_GRAD_NORM
         for name, parameter in self.model.named_parameters():

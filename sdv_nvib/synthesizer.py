@@ -171,8 +171,8 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
         epochs: Most passes over the data; `None` chooses by the number of rows. Training stops
             earlier when held-out rows stop improving.
         batch_size: Rows per training step; `None` chooses by the number of rows.
-        learning_rate: Peak learning rate of AdamW, a third of Muon's; `None` chooses by the number
-            of rows.
+        learning_rate: Peak learning rate of AdamW, Muon's is three times it; `None` chooses by the
+            number of rows.
         weight_decay: Decoupled weight decay of both.
         d_model: Width of the network and of the latent vectors.
         nhead: Attention heads; must divide `d_model`.

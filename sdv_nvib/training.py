@@ -24,6 +24,7 @@ from torch.optim.swa_utils import AveragedModel
 from sdv_nvib.errors import TrainingError
 from sdv_nvib.generation import AnyOrderGenerator, rows_at_once
 from sdv_nvib.model import ModelOutput, TabularNVIB
+from sdv_nvib.muon import Muon
 from sdv_nvib.processes import sum_over_processes
 
 __all__ = [
@@ -66,8 +67,8 @@ class TrainingConfig:
     Attributes:
         epochs: Most passes over the training rows; `None` chooses by the number of rows.
         batch_size: Rows per step; `None` chooses by the number of rows.
-        learning_rate: Peak of AdamW's schedule, and a third of Muon's; `None` chooses by the number
-            of rows.
+        learning_rate: Peak of AdamW's schedule, Muon's is three times it; `None` chooses by the
+            number of rows.
         weight_decay: Decoupled weight decay of both.
         lambda_gaussian: Weight of L_G; `None` chooses by the number of rows.
         lambda_dirichlet: Weight of L_D; `None` chooses by the number of rows.
@@ -357,9 +358,10 @@ class Trainer:
             for name, parameter in self.model.named_parameters()
             if name.startswith(HIDDEN) and parameter.ndim == 2 and min(parameter.shape) > 1
         ]
-        rate, decay = MUON_FACTOR * self.learning_rate, self.config.weight_decay
-        muon = torch.optim.Muon(hidden, lr=rate, weight_decay=decay, adjust_lr_fn='match_rms_adamw')
-        return [self._adamw(hidden), muon]
+        rate = MUON_FACTOR * self.learning_rate
+        group = {'params': hidden, 'peak': rate}
+        muon = [Muon([group], rate, self.config.weight_decay)] if hidden else []
+        return [self._adamw(hidden), *muon]
 
     def _adamw(self, others: Sequence[nn.Parameter] = ()) -> torch.optim.AdamW:
         """AdamW for all weights but `others`."""
@@ -369,20 +371,21 @@ class Trainer:
             [p for p in self.model.parameters() if (p.ndim > 1) is is_matrix and id(p) not in left]
             for is_matrix in (True, False)
         )
+        rate, decay = self.learning_rate, self.config.weight_decay
         return torch.optim.AdamW(
             [
-                {'params': weights, 'weight_decay': self.config.weight_decay},
-                {'params': biases, 'weight_decay': 0.0},
+                {'params': weights, 'weight_decay': decay, 'peak': rate},
+                {'params': biases, 'weight_decay': 0.0, 'peak': rate},
             ],
-            lr=self.learning_rate,
+            lr=rate,
             fused=self.model.device.type in ('cpu', 'cuda'),
         )
 
-    def _set_learning_rate(self) -> None:
+    def _set_learning_rates(self) -> None:
         share = self.schedule.learning_rate(self.step)
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
-                group['lr'] = share * optimizer.defaults['lr']
+                group['lr'] = share * group['peak']
 
     def _num_parts(self) -> int:
         """Parts of a batch that have a thread each."""
@@ -528,7 +531,7 @@ class Trainer:
 
     def _train_step(self, batch: Tensor) -> Tensor:
         """One optimiser step; loss, reconstruction, L_G and L_D, detached, `(4,)`."""
-        self._set_learning_rate()
+        self._set_learning_rates()
         kl_weight = self.schedule.kl_weight(self.step)
         losses = self._set_gradients(batch, kl_weight)
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), GRADIENT_CLIP)

@@ -1,6 +1,11 @@
 """Tests of generation: caches change nothing, what is known stays, draws follow the model."""
 
 import math
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +18,7 @@ from sdv_nvib.generation import LEAST_ORDERS, AnyOrderGenerator, Steering, draw_
 from sdv_nvib.kernels import TILE
 from sdv_nvib.nvib import Mixture, MixtureSample, prior_mixture, sample_mixture
 
+ROOT = Path(__file__).parents[1]
 SIZES = (3, 20, 4, 2, 7)  # of the columns of `network`
 
 
@@ -294,13 +300,76 @@ def test_steering_is_the_same_in_both_ways(network, generator_of):
         assert torch.allclose(shares, steering.apply(logits, column).softmax(1)[0], atol=1e-4)
 
 
-def test_without_a_place_for_compiled_functions_they_are_compiled_anew(monkeypatch, tmp_path):
-    def refuse(function=None, *, cache=False, **options):
-        if cache:
-            raise RuntimeError('cannot cache function: no locator available')
-        return njit(function, **options)
+COMPILED = """
+import sys, warnings
+import numpy as np, torch
+sys.path.insert(0, {package!r})
+from sdv_nvib.generation import AnyOrderGenerator
+from sdv_nvib.model import ModelConfig, TabularNVIB
+torch.manual_seed(0)
+model = TabularNVIB([np.full(3, np.nan)] * 2, ModelConfig(d_model=8, nhead=2, dim_feedforward=8))
+generator = AnyOrderGenerator(model, 70)
+with warnings.catch_warnings(record=True) as seen:
+    warnings.simplefilter('always')
+    rows = [generator.generate(70, torch.Generator().manual_seed(0)) for _ in range(2)]
+assert torch.equal(*rows)
+print(type(generator.steps).__name__, [str(w.message) for w in seen], rows[0].tolist())
+"""
 
-    njit = kernels.numba.njit
-    monkeypatch.setattr(kernels.numba, 'njit', refuse)
-    double = kernels._compile(lambda x: 2 * x)
-    assert double(3) == 6
+
+@pytest.fixture
+def drawn_in_a_process(tmp_path):
+    """Type of the steps, warnings and rows, with a copy of the package and settings of its own."""
+    shutil.copytree(
+        ROOT / 'sdv_nvib', tmp_path / 'sdv_nvib', ignore=shutil.ignore_patterns('__pycache__')
+    )
+
+    def run(**settings):
+        done = subprocess.run(
+            [sys.executable, '-c', COMPILED.format(package=str(tmp_path))],
+            env=os.environ | settings,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        name, rest = done.stdout.split(maxsplit=1)
+        messages, _, rows = rest.rpartition('] [[')
+        return name, messages, rows
+
+    return run
+
+
+def test_what_is_compiled_is_kept_and_compiled_anew_where_it_is_damaged(
+    drawn_in_a_process, tmp_path
+):
+    folder = tmp_path / 'cache'
+    settings = {'NUMBA_CACHE_DIR': str(folder)}
+    name, messages, rows = drawn_in_a_process(**settings)
+    assert (name, messages) == ('_Tiles', '[')
+    index, code = (list(folder.rglob(pattern)) for pattern in ('*.nbi', '*.nbc'))
+    assert len(index) == len(code) == 1
+    written = code[0].stat().st_mtime_ns
+    assert drawn_in_a_process(**settings) == ('_Tiles', '[', rows)
+    assert code[0].stat().st_mtime_ns == written
+    code[0].write_bytes(code[0].read_bytes()[:1000])
+    name, messages, same = drawn_in_a_process(**settings)
+    assert name == '_Tiles'
+    assert 'could not be read from or written to disk' in messages
+    assert 'NUMBA_CACHE_DIR' in messages
+    assert same == rows
+
+
+def test_without_compilation_rows_are_drawn_by_the_operations_of_torch(drawn_in_a_process):
+    assert drawn_in_a_process(NUMBA_DISABLE_JIT='1')[:2] == ('_Steps', '[')
+
+
+def test_a_failure_of_the_compiled_function_itself_is_not_hidden():
+    def fails(x):
+        raise RuntimeError('of its own')
+
+    function = kernels._Kept(fails)
+    with pytest.warns(UserWarning, match='of its own'), pytest.raises(RuntimeError):
+        function(1)
+    with pytest.raises(RuntimeError, match='of its own'):
+        function(1)

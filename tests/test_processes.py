@@ -91,7 +91,7 @@ for _ in range(3):
         batch, = alone._batches()
         kl_weight = alone.schedule.kl_weight(alone.step)
         losses.append(alone._forward(alone.model, batch, alone.noise, kl_weight)[0][0])
-    alone._set_learning_rate()
+    alone._set_learning_rates()
     alone.model.zero_grad()
     torch.stack(losses).mean().backward()
     torch.nn.utils.clip_grad_norm_(alone.model.parameters(), GRADIENT_CLIP)
