@@ -231,22 +231,21 @@ class _Tiles:
         expected: Tensor | None,
     ) -> Tensor:
         """As `AnyOrderGenerator.generate`, in the given order of the columns, `(B, n)`."""
-        num_rows, n = known.shape
+        n = known.shape[1]
         if steering is None:
             steering = Steering((1.0,) * n, (1.0,) * n, (-1,) * n)
         totals = np.zeros(0 if expected is None else sum(self.sizes))
-        strata = torch.stack([torch.randperm(num_rows, generator=generator) for _ in range(n)], 1)
-        within = torch.rand((num_rows, n), generator=generator)
-        uniform = (strata + within) / num_rows
-        seed = int(torch.randint(2**62, (), generator=generator))
         # Rows of one order side by side, so that those of a tile ask for the same column: sorted by
         # a number that is the same for the same order, whatever digits of it overflow.
-        together = (order * n ** torch.arange(n)).sum(1).argsort(stable=True)
+        key, together = (order * n ** torch.arange(n)).sum(1).sort(stable=True)
+        group, size = key.unique_consecutive(return_inverse=True, return_counts=True)[1:]
+        uniform = _stratified(group, size, n, generator)
+        seed = int(torch.randint(2**62, (), generator=generator))
         tokens = torch.empty_like(known)
         weights = np.random.default_rng(seed)
         tile = self.kernels.TILE
-        size = max(1, MAX_NOISE // (math.prod(self.shape) * n * tile)) * tile
-        for rows in together.split(size):
+        at_once = max(1, MAX_NOISE // (math.prod(self.shape) * n * tile)) * tile
+        for rows, numbers in zip(together.split(at_once), uniform.split(at_once), strict=True):
             drawn = _in_tiles(known[rows], tile)
             self.kernels.draw_tiles(
                 self.network,
@@ -254,7 +253,7 @@ class _Tiles:
                 _in_tiles(order[rows], tile),
                 int((known[rows] >= 0).sum(1).min()),
                 torch.randn((len(drawn), n, *self.shape, tile), generator=generator).numpy(),
-                _in_tiles(uniform[rows], tile),
+                _in_tiles(numbers, tile),
                 weights,
                 np.array(steering.temperature, np.float32),
                 np.array(steering.top_p, np.float64),
@@ -265,6 +264,29 @@ class _Tiles:
         if expected is not None:
             expected += torch.from_numpy(totals)
         return tokens
+
+
+def _stratified(group: Tensor, size: Tensor, n: int, generator: torch.Generator) -> Tensor:
+    """Latin hypercube samples: in every group of rows one number of a column in each equal part.
+
+    Rows of one order have columns before it in common: they are more alike than all rows are.
+
+    Args:
+        group: Number of each row's group, ascending, `(B,)`.
+        size: Rows of each group, `(G,)`.
+        n: Columns.
+        generator: Source of randomness.
+
+    Returns:
+        Numbers in [0, 1), `(B, n)`.
+    """
+    keys = torch.rand((n, len(group)), generator=generator, dtype=torch.float64)
+    shuffled = (group + keys).argsort(1)
+    first = size.cumsum(0) - size
+    rank = torch.arange(len(group)) - first[group]
+    strata = torch.empty_like(shuffled).scatter_(1, shuffled, rank.expand(n, -1)).T
+    within = torch.rand((len(group), n), generator=generator)
+    return (strata + within) / size[group].unsqueeze(1)
 
 
 def _array(tensor: Tensor) -> np.ndarray:

@@ -42,7 +42,7 @@ __all__ = [
 VALIDATION_SHARE = 0.1
 MAX_VALIDATION_ROWS = 4096
 MAX_CALIBRATION_ROWS = 2**17
-CALIBRATION_ROWS = (2**12, 2**15)  # fewest and most generated rows of a pass
+CALIBRATION_ROWS = (2**12, 2**16)  # fewest and most generated rows of a pass
 CALIBRATION_PASSES = 2
 MIN_PART_ROWS = 32  # a pass costs as much as some twenty rows before the first one
 EVALUATION_BATCH = 2048
@@ -718,7 +718,7 @@ class Trainer:
         counts = (some + model.offsets).flatten().bincount(minlength=len(model.output_bias))
         shares = counts / len(some)
         fewest, most = CALIBRATION_ROWS
-        num_rows = min(most, max(fewest, 2 * self.rows.num_rows)) // self.rows.num_processes
+        num_rows = min(most, max(fewest, 4 * self.rows.num_rows)) // self.rows.num_processes
         size = rows_at_once(model)
         sizes = [min(size, num_rows - start) for start in range(0, num_rows, size)]
 

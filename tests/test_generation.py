@@ -282,6 +282,19 @@ def test_noise_is_drawn_for_a_part_of_the_rows_at_a_time(network, calls, monkeyp
     assert (generated >= 0).all()
 
 
+def test_numbers_are_stratified_among_rows_of_one_order():
+    size = torch.tensor([5, 1, 30])
+    group = torch.arange(3).repeat_interleave(size)
+    numbers = generation._stratified(group, size, 4, rng())
+    assert numbers.shape == (36, 4)
+    for part in numbers.split(size.tolist()):
+        places = (part * len(part)).long()
+        assert torch.equal(
+            places.sort(0).values, torch.arange(len(part)).unsqueeze(1).expand(-1, 4)
+        )
+    assert len(numbers[6:].argsort(0).T.unique(dim=0)) == 4  # columns in orders of their own
+
+
 def test_steering_is_the_same_in_both_ways(network, generator_of):
     model, excluded = network(), (0, 19, -1, 1, 6)
     with torch.no_grad():
