@@ -176,10 +176,6 @@ def _multiply_block(outputs: int, *, add: bool) -> Callable[..., None]:
     return block
 
 
-_set_block, _set_one = _multiply_block(BLOCK, add=False), _multiply_block(1, add=False)
-_add_block, _add_one = _multiply_block(BLOCK, add=True), _multiply_block(1, add=True)
-
-
 @_intrinsic
 def _sum_products(
     typingctx: Any, a: Any, a0: Any, b: Any, b0: Any, step: Any, count: Any, y: Any, y0: Any
@@ -310,6 +306,58 @@ class CompiledNetwork(NamedTuple):
     output_bias: np.ndarray
 
 
+class _Work(NamedTuple):
+    """Arrays of one tile, written over at every step; rows innermost.
+
+    Attributes:
+        x: Hidden states, `(d_model, TILE)`.
+        normed: `x` after a layer norm.
+        query: Scaled queries.
+        heads: What the heads have read.
+        hidden: Of the feed-forward blocks.
+        scale: A number per row, `(TILE,)`.
+        moments: Means and halved log-variances, then standard deviations, `(2p, TILE)`.
+        powers: `normed` and its squares.
+        log_alpha: `(1, TILE)`.
+        z: A draw of a component, `(p, TILE)`.
+        weights: Attention's, `(n kappa, TILE)`.
+        seen_keys: The encoder's, `(layers, n, d_model, TILE)`; its biases are zero.
+        seen_values: The encoder's.
+        seen_bias: `(n, TILE)`.
+        keys: The decoder's, `(n kappa, d_model, TILE)`.
+        values: The decoder's.
+        bias: The decoder's, `(n kappa, TILE)`.
+        logits: Of one column.
+        selected: A number per row: its token, then its column.
+        drawn: A token per row.
+        asks: Whether a row's value is still to be drawn.
+        no_bias: Zeros, `(d_model,)`.
+    """
+
+    x: np.ndarray
+    normed: np.ndarray
+    query: np.ndarray
+    heads: np.ndarray
+    hidden: np.ndarray
+    scale: np.ndarray
+    moments: np.ndarray
+    powers: np.ndarray
+    log_alpha: np.ndarray
+    z: np.ndarray
+    weights: np.ndarray
+    seen_keys: np.ndarray
+    seen_values: np.ndarray
+    seen_bias: np.ndarray
+    keys: np.ndarray
+    values: np.ndarray
+    bias: np.ndarray
+    logits: np.ndarray
+    selected: np.ndarray
+    drawn: np.ndarray
+    asks: np.ndarray
+    no_bias: np.ndarray
+
+
 @_compile
 def _exp(x: Any) -> Any:
     """To 2e-7 of the result between -87 and 88, whose results are given beyond."""
@@ -332,28 +380,24 @@ def _gelu(x: Any) -> None:
             x[i, r] = HALF * (x[i, r] + size * (ONE - series * _exp(-root * root)))
 
 
-@_compile
-def _multiply(w: Any, b: Any, x: Any, y: Any) -> None:
-    """Write y = W x + b, `(I, TILE)` to `(O, TILE)`."""
-    i = 0
-    while i + BLOCK <= w.shape[0]:
-        _set_block(w, b, i, x, y)
-        i += BLOCK
-    while i < w.shape[0]:
-        _set_one(w, b, i, x, y)
-        i += 1
+def _product(*, add: bool) -> Callable[..., None]:
+    """A function that writes y = W x + b, `(I, TILE)` to `(O, TILE)`; with `add` adds it to y."""
+    some, one = _multiply_block(BLOCK, add=add), _multiply_block(1, add=add)
+
+    @_compile
+    def product(w: Any, b: Any, x: Any, y: Any) -> None:
+        i = 0
+        while i + BLOCK <= w.shape[0]:
+            some(w, b, i, x, y)
+            i += BLOCK
+        while i < w.shape[0]:
+            one(w, b, i, x, y)
+            i += 1
+
+    return product
 
 
-@_compile
-def _multiply_add(w: Any, b: Any, x: Any, y: Any) -> None:
-    """Add to y what `_multiply` writes there."""
-    i = 0
-    while i + BLOCK <= w.shape[0]:
-        _add_block(w, b, i, x, y)
-        i += BLOCK
-    while i < w.shape[0]:
-        _add_one(w, b, i, x, y)
-        i += 1
+_multiply, _multiply_add = _product(add=False), _product(add=True)
 
 
 @_compile
@@ -412,15 +456,13 @@ def _attend(
 
 
 @_compile
-def _finish_layer(
-    layers: Any, i: Any, x: Any, normed: Any, heads: Any, hidden: Any, scale: Any
-) -> None:
+def _finish_layer(layers: Any, i: Any, work: Any) -> None:
     """Add a layer's residual branches to `x`, given what its heads have read."""
-    _multiply_add(layers.out[i], layers.out_bias[i], heads, x)
-    _normalise(x, normed, scale)
-    _multiply(layers.first[i], layers.first_bias[i], normed, hidden)
-    _gelu(hidden)
-    _multiply_add(layers.second[i], layers.second_bias[i], hidden, x)
+    _multiply_add(layers.out[i], layers.out_bias[i], work.heads, work.x)
+    _normalise(work.x, work.normed, work.scale)
+    _multiply(layers.first[i], layers.first_bias[i], work.normed, work.hidden)
+    _gelu(work.hidden)
+    _multiply_add(layers.second[i], layers.second_bias[i], work.hidden, work.x)
 
 
 @_compile
@@ -474,6 +516,133 @@ def _draw_log_gamma(alpha: Any, rng: Any) -> Any:
     return math.log(rng.standard_gamma(alpha + 1.0)) + math.log(uniform) / alpha
 
 
+@_compile
+def _workspace(network: Any, n: Any) -> Any:
+    """Memory for one tile."""
+    d_model, p = network.bottleneck.key.shape
+    num_draws, depth = n * network.kappa, len(network.encoder.out)
+    longest = max(1, (network.offsets[1:] - network.offsets[:-1]).max())
+    x = np.zeros((d_model, TILE), np.float32)
+    seen_keys = np.zeros((depth, n, d_model, TILE), np.float32)
+    keys = np.zeros((num_draws, d_model, TILE), np.float32)
+    return _Work(
+        x,
+        np.zeros_like(x),
+        np.zeros_like(x),
+        np.zeros_like(x),
+        np.zeros((network.decoder.first.shape[1], TILE), np.float32),
+        np.zeros(TILE, np.float32),
+        np.zeros((2 * p, TILE), np.float32),
+        np.zeros((2 * d_model, TILE), np.float32),
+        np.zeros((1, TILE), np.float32),
+        np.zeros((p, TILE), np.float32),
+        np.zeros((num_draws, TILE), np.float32),
+        seen_keys,
+        np.zeros_like(seen_keys),
+        np.zeros((n, TILE), np.float32),
+        keys,
+        np.zeros_like(keys),
+        np.zeros((num_draws, TILE), np.float32),
+        np.zeros((longest, TILE), np.float32),
+        np.zeros(TILE, np.int64),
+        np.zeros(TILE, np.int64),
+        np.zeros(TILE, np.bool_),
+        np.zeros(d_model, np.float32),
+    )
+
+
+@_compile
+def _encode(network: Any, work: Any, place: Any) -> None:
+    """The component of one more value per row, whose flat token is `selected`: its moments."""
+    encoder, bottleneck = network.encoder, network.bottleneck
+    d_model = len(work.x)
+    _gather(network.embedding, work.selected, work.x)
+    for i in range(len(encoder.out)):
+        keys, values = work.seen_keys[i], work.seen_values[i]
+        _normalise(work.x, work.normed, work.scale)
+        _multiply(network.encoder_key[i], work.no_bias, work.normed, keys[place])
+        _multiply(network.encoder_value[i], work.no_bias, work.normed, values[place])
+        _multiply(encoder.query[i], encoder.query_bias[i], work.normed, work.query)
+        _attend(
+            keys, values, work.seen_bias, place + 1, work.query, network.nhead, work.weights,
+            work.scale, work.heads,
+        )  # fmt: skip
+        _finish_layer(encoder, i, work)
+    _normalise(work.x, work.normed, work.scale)
+    _multiply(bottleneck.moments, bottleneck.moments_bias, work.normed, work.moments)
+    work.powers[:d_model] = work.normed
+    work.powers[d_model:] = work.normed * work.normed
+    _multiply(bottleneck.alpha, bottleneck.alpha_bias, work.powers, work.log_alpha)
+
+
+@_compile
+def _append_draws(network: Any, work: Any, place: Any, noise: Any, rng: Any) -> None:
+    """Draw from the component of a place, whose moments are there: keys, values and biases."""
+    bottleneck, kappa = network.bottleneck, network.kappa
+    log_std_range, log_alpha_range = bottleneck.log_std_range, bottleneck.log_alpha_range
+    moments, scale, z, p = work.moments, work.scale, work.z, len(work.z)
+    root = np.float32(0.5 / math.sqrt(len(work.x) // network.nhead))
+    for i in range(p, 2 * p):
+        for r in range(TILE):
+            log_std = min(max(moments[i, r], log_std_range[0]), log_std_range[1])
+            moments[i, r] = _exp(log_std)
+    for k in range(kappa):
+        scale[:] = ZERO
+        for i in range(p):
+            for r in range(TILE):
+                z[i, r] = moments[i, r] + moments[p + i, r] * noise[k, i, r]
+                scale[r] += z[i, r] * z[i, r]
+        at = place * kappa + k
+        for r in range(TILE):
+            limited = min(max(work.log_alpha[0, r], log_alpha_range[0]), log_alpha_range[1])
+            log_pi = np.float32(_draw_log_gamma(math.exp(float(limited)) / kappa, rng))
+            work.bias[at, r] = log_pi - root * scale[r]
+        _multiply(bottleneck.key, work.no_bias, z, work.keys[at])
+        _multiply(bottleneck.value, work.no_bias, z, work.values[at])
+
+
+@_compile
+def _ask(network: Any, work: Any, length: Any) -> None:
+    """Ask each row for its `selected` column: normalised hidden states in `normed`."""
+    decoder = network.decoder
+    _gather(network.queries, work.selected, work.x)
+    _gather(network.first_queries, work.selected, work.query)
+    for i in range(len(decoder.out)):
+        if i > 0:
+            _normalise(work.x, work.normed, work.scale)
+            _multiply(decoder.query[i], decoder.query_bias[i], work.normed, work.query)
+        _attend(
+            work.keys, work.values, work.bias, length, work.query, network.nhead, work.weights,
+            work.scale, work.heads,
+        )  # fmt: skip
+        _finish_layer(decoder, i, work)
+    _normalise(work.x, work.normed, work.scale)
+
+
+@_compile
+def _answer(
+    work: Any, column: Any, cumulative: Any, uniform: Any, tokens: Any, expected: Any
+) -> None:
+    """Draw the values of one column, by inverse transform sampling, in the rows that ask for it."""
+    scale, drawn = work.scale, work.drawn
+    for r in range(TILE):
+        # Below the sum, so that no impossible token at the end is drawn.
+        scale[r] = min(uniform[r], ALMOST_ONE) * cumulative[-1, r]
+        drawn[r] = 0
+    for v in range(len(cumulative) - 1):
+        for r in range(TILE):
+            drawn[r] += cumulative[v, r] <= scale[r]
+    for r in range(TILE):
+        if work.asks[r] and work.selected[r] == column:
+            work.asks[r] = False
+            tokens[r] = drawn[r]
+            if len(expected):
+                before = ZERO
+                for v in range(len(cumulative)):
+                    expected[v] += (cumulative[v, r] - before) / cumulative[-1, r]
+                    before = cumulative[v, r]
+
+
 @_Kept
 def draw_tiles(
     network: Any, tokens: Any, order: Any, num_known: Any, noise: Any, uniform: Any, rng: Any,
@@ -495,116 +664,38 @@ def draw_tiles(
         expected: What the probabilities that values are drawn from are added to, float64, `(V,)`;
             of length zero for none.
     """
-    nhead, kappa, bottleneck = network.nhead, network.kappa, network.bottleneck
     num_tiles, n, _ = tokens.shape
-    d_model, p = bottleneck.key.shape
-    root = np.float32(0.5 / math.sqrt(d_model // nhead))
-    longest = max(1, (network.offsets[1:] - network.offsets[:-1]).max())
-    log_std_range, log_alpha_range = bottleneck.log_std_range, bottleneck.log_alpha_range
-    depth = len(network.encoder.out)
-    x = np.zeros((d_model, TILE), np.float32)
-    normed, query, heads = np.zeros_like(x), np.zeros_like(x), np.zeros_like(x)
-    hidden = np.zeros((network.decoder.first.shape[1], TILE), np.float32)
-    scale = np.zeros(TILE, np.float32)
-    moments = np.zeros((2 * p, TILE), np.float32)
-    powers = np.zeros((2 * d_model, TILE), np.float32)
-    log_alpha = np.zeros((1, TILE), np.float32)
-    z = np.zeros((p, TILE), np.float32)
-    weights = np.zeros((n * kappa, TILE), np.float32)
-    no_bias, no_bias_yet = np.zeros(d_model, np.float32), np.zeros((n, TILE), np.float32)
-    seen_keys = np.zeros((depth, n, d_model, TILE), np.float32)
-    seen_values = np.zeros_like(seen_keys)
-    keys = np.zeros((n * kappa, d_model, TILE), np.float32)
-    values, bias = np.zeros_like(keys), np.zeros((n * kappa, TILE), np.float32)
-    logits = np.zeros((longest, TILE), np.float32)
-    index, drawn = np.zeros(TILE, np.int64), np.zeros(TILE, np.int64)
-    asks = np.zeros(TILE, np.bool_)
+    offsets, work = network.offsets, _workspace(network, n)
+    index, asks = work.selected, work.asks
     for tile in range(num_tiles):
         for place in range(n):
             # F has one more component: the prior's, then that of the value at the place before.
-            moments[:] = ZERO
-            log_alpha[:] = bottleneck.prior_log_alpha
             if place > 0:
                 for r in range(TILE):
                     column = order[tile, place - 1, r]
-                    index[r] = network.offsets[column] + tokens[tile, column, r]
-                _gather(network.embedding, index, x)
-                for i in range(depth):
-                    _normalise(x, normed, scale)
-                    _multiply(network.encoder_key[i], no_bias, normed, seen_keys[i, place - 1])
-                    _multiply(network.encoder_value[i], no_bias, normed, seen_values[i, place - 1])
-                    _multiply(
-                        network.encoder.query[i], network.encoder.query_bias[i], normed, query
-                    )
-                    _attend(
-                        seen_keys[i], seen_values[i], no_bias_yet, place, query, nhead, weights,
-                        scale, heads,
-                    )  # fmt: skip
-                    _finish_layer(network.encoder, i, x, normed, heads, hidden, scale)
-                _normalise(x, normed, scale)
-                _multiply(bottleneck.moments, bottleneck.moments_bias, normed, moments)
-                powers[:d_model] = normed
-                powers[d_model:] = normed * normed
-                _multiply(bottleneck.alpha, bottleneck.alpha_bias, powers, log_alpha)
-            for i in range(p, 2 * p):
-                for r in range(TILE):
-                    log_std = min(max(moments[i, r], log_std_range[0]), log_std_range[1])
-                    moments[i, r] = _exp(log_std)
-            for k in range(kappa):
-                scale[:] = ZERO
-                for i in range(p):
-                    for r in range(TILE):
-                        z[i, r] = moments[i, r] + moments[p + i, r] * noise[tile, place, k, i, r]
-                        scale[r] += z[i, r] * z[i, r]
-                at = place * kappa + k
-                for r in range(TILE):
-                    limited = min(max(log_alpha[0, r], log_alpha_range[0]), log_alpha_range[1])
-                    log_pi = np.float32(_draw_log_gamma(math.exp(float(limited)) / kappa, rng))
-                    bias[at, r] = log_pi - root * scale[r]
-                _multiply(bottleneck.key, no_bias, z, keys[at])
-                _multiply(bottleneck.value, no_bias, z, values[at])
+                    index[r] = offsets[column] + tokens[tile, column, r]
+                _encode(network, work, place - 1)
+            else:
+                work.moments[:] = ZERO
+                work.log_alpha[:] = network.bottleneck.prior_log_alpha
+            _append_draws(network, work, place, noise[tile, place], rng)
             if place < num_known:
                 continue
             for r in range(TILE):
                 index[r] = order[tile, place, r]
                 asks[r] = tokens[tile, index[r], r] < 0
-            _gather(network.queries, index, x)
-            _gather(network.first_queries, index, query)
-            for i in range(len(network.decoder.out)):
-                if i > 0:
-                    _normalise(x, normed, scale)
+            _ask(network, work, (place + 1) * network.kappa)
+            for r in range(TILE):
+                if asks[r]:
+                    column = index[r]
+                    low, high = offsets[column], offsets[column + 1]
+                    logits = work.logits[: high - low]
                     _multiply(
-                        network.decoder.query[i], network.decoder.query_bias[i], normed, query
+                        network.output[low:high], network.output_bias[low:high], work.normed, logits
                     )
-                length = (place + 1) * kappa
-                _attend(keys, values, bias, length, query, nhead, weights, scale, heads)
-                _finish_layer(network.decoder, i, x, normed, heads, hidden, scale)
-            _normalise(x, normed, scale)
-            for first in range(TILE):
-                if not asks[first]:
-                    continue
-                column = index[first]
-                low, high = network.offsets[column], network.offsets[column + 1]
-                cumulative = logits[: high - low]
-                _multiply(
-                    network.output[low:high], network.output_bias[low:high], normed, cumulative
-                )
-                _steer(cumulative, temperature[column], top_p[column], excluded[column])
-                _accumulate(cumulative, scale)
-                for r in range(TILE):
-                    # Below the sum, so that no impossible token at the end is drawn.
-                    scale[r] = min(uniform[tile, column, r], ALMOST_ONE) * cumulative[-1, r]
-                    drawn[r] = 0
-                for v in range(high - low - 1):
-                    for r in range(TILE):
-                        drawn[r] += cumulative[v, r] <= scale[r]
-                for r in range(first, TILE):
-                    if asks[r] and index[r] == column:
-                        asks[r] = False
-                        tokens[tile, column, r] = drawn[r]
-                        if len(expected):
-                            before = ZERO
-                            for v in range(high - low):
-                                share = (cumulative[v, r] - before) / cumulative[-1, r]
-                                expected[low + v] += share
-                                before = cumulative[v, r]
+                    _steer(logits, temperature[column], top_p[column], excluded[column])
+                    _accumulate(logits, work.scale)
+                    counted = expected[low:high] if len(expected) else expected
+                    _answer(
+                        work, column, logits, uniform[tile, column], tokens[tile, column], counted
+                    )

@@ -278,6 +278,7 @@ def test_noise_is_drawn_for_a_part_of_the_rows_at_a_time(network, calls, monkeyp
     rows = draw_rows(200)
     generated = generate(network().float(), 200, rng(), known=only_known(rows, [3]))
     assert [call[1].shape for call in calls] == [(1, len(SIZES), TILE)] * 4
+    assert generation.CHUNK_UNIT == TILE  # named twice, that numba need not be imported for it
     assert torch.equal(generated[:, 3], rows[:, 3])
     assert (generated >= 0).all()
 
