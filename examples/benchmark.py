@@ -179,6 +179,7 @@ def make_model(job, metadata, test):
 
 def measure(job, result, scratch):
     """Fit, sample and score one job; fill in `result` as far as it gets."""
+    import pandas as pd
     from sdv.metadata import Metadata
 
     from sdv_nvib.quality import evaluate_quality, pair_errors, shape_errors
@@ -188,6 +189,11 @@ def measure(job, result, scratch):
     train, test = read_split(folder, 'train'), read_split(folder, 'test')
     info = folder / 'info.json'
     target = json.loads(info.read_text()).get('target') if info.exists() else None
+    if job['Resplit']:  # another split for every seed, the same for every synthesizer
+        rows = pd.concat([train, test]).sample(frac=1, random_state=job['Seed'])
+        train, test = (
+            part.reset_index(drop=True) for part in (rows[: len(train)], rows[len(train) :])
+        )
     if job['Rows']:  # another subset for every seed, the same for every synthesizer
         size = min(job['Rows'], len(train))
         train = train.sample(size, random_state=job['Seed']).reset_index(drop=True)
@@ -225,7 +231,9 @@ def run_child(job):
     threads = len(job['Cores'].split(','))
     torch.set_num_threads(threads)
     result = {key: job[key] for key in KEYS}
-    result.update(Cores=job['Cores'], Threads=threads, Date=now(), error=None)
+    result.update(
+        Cores=job['Cores'], Resplit=job['Resplit'], Threads=threads, Date=now(), error=None
+    )
     try:
         with tempfile.TemporaryDirectory() as scratch:
             measure(job, result, Path(scratch))
@@ -266,7 +274,7 @@ def start(job, timeout):
         except subprocess.TimeoutExpired:
             failure = f'stopped after {timeout} s'
     if not Path(job['Output']).exists():  # killed, for instance for want of memory
-        note = {key: job[key] for key in (*KEYS, 'Cores')}
+        note = {key: job[key] for key in (*KEYS, 'Cores', 'Resplit')}
         write_json(job['Output'], note | {'error': failure or 'no result was written'})
     return json.loads(Path(job['Output']).read_text())
 
@@ -280,7 +288,8 @@ def list_jobs(arguments):
         output = arguments.output / 'runs' / f'{dataset}{rows}-{name}-{seed}.json'
         job = {'Synthesizer': name, 'Dataset': f'{dataset}{rows}', 'Seed': seed}
         job |= {'Synthesizer_Kwargs': kwargs.get(name, {}), 'Cores': arguments.cores}
-        job |= {'Rows': arguments.rows, 'Folder': str((arguments.data / dataset).resolve())}
+        job |= {'Rows': arguments.rows, 'Resplit': arguments.resplit}
+        job |= {'Folder': str((arguments.data / dataset).resolve())}
         jobs.append(job | {'Output': str(output.resolve())})
     return jobs
 
@@ -291,7 +300,7 @@ def outdated(job, retry):
     if not path.exists():
         return True
     result = json.loads(path.read_text())
-    changed = any(result.get(key) != job[key] for key in ('Synthesizer_Kwargs', 'Cores'))
+    changed = any(result.get(key) != job[key] for key in ('Synthesizer_Kwargs', 'Cores', 'Resplit'))
     return changed or (retry and bool(result['error']))
 
 
@@ -446,6 +455,9 @@ def main():
     parser.add_argument('--output', type=Path, default=Path('results'))
     parser.add_argument('--cores', default='0,1', help='cores of every run; one thread each')
     parser.add_argument('--rows', type=int, help='train on a random subset of this size')
+    parser.add_argument(
+        '--resplit', action='store_true', help='divide train and test rows anew for every seed'
+    )
     parser.add_argument('--timeout', type=float, help='seconds after which a run is given up')
     parser.add_argument('--retry', action='store_true', help='repeat runs that failed')
     parser.add_argument(
