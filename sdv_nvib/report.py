@@ -22,8 +22,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from jinja2 import Environment, PackageLoader
-from plotly.offline import get_plotlyjs
 from tqdm.auto import tqdm
 
 from sdv_nvib._version import __version__
@@ -456,6 +454,9 @@ def _page(
 
 def _render(**parts: Any) -> str:
     """Fill the template; everything that JavaScript draws goes in as one block of JSON."""
+    from jinja2 import Environment, PackageLoader
+    from plotly.offline import get_plotlyjs
+
     history = parts.pop('history')
     drawn = {
         'columns': parts['columns'],
