@@ -189,7 +189,7 @@ def measure(job, result, scratch):
     train, test = read_split(folder, 'train'), read_split(folder, 'test')
     info = folder / 'info.json'
     target = json.loads(info.read_text()).get('target') if info.exists() else None
-    if job['Resplit']:  # another split for every seed, the same for every synthesizer
+    if job['Resplit'] and test is not None:  # another split for every seed, the same for all
         rows = pd.concat([train, test]).sample(frac=1, random_state=job['Seed'])
         train, test = (
             part.reset_index(drop=True) for part in (rows[: len(train)], rows[len(train) :])
@@ -283,9 +283,10 @@ def list_jobs(arguments):
     """Return the jobs of the command line, seeds outermost: every method soon has a first run."""
     kwargs = json.loads(arguments.synthesizer_kwargs)
     rows = f'-{arguments.rows}' if arguments.rows else ''
+    split = '-resplit' if arguments.resplit else ''
     jobs = []
     for seed, dataset, name in product(arguments.seeds, arguments.datasets, arguments.synthesizers):
-        output = arguments.output / 'runs' / f'{dataset}{rows}-{name}-{seed}.json'
+        output = arguments.output / 'runs' / f'{dataset}{rows}-{name}-{seed}{split}.json'
         job = {'Synthesizer': name, 'Dataset': f'{dataset}{rows}', 'Seed': seed}
         job |= {'Synthesizer_Kwargs': kwargs.get(name, {}), 'Cores': arguments.cores}
         job |= {'Rows': arguments.rows, 'Resplit': arguments.resplit}
@@ -300,7 +301,7 @@ def outdated(job, retry):
     if not path.exists():
         return True
     result = json.loads(path.read_text())
-    changed = any(result.get(key) != job[key] for key in ('Synthesizer_Kwargs', 'Cores', 'Resplit'))
+    changed = any(result.get(key) != job[key] for key in ('Synthesizer_Kwargs', 'Cores'))
     return changed or (retry and bool(result['error']))
 
 

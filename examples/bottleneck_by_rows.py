@@ -19,7 +19,6 @@ bottleneck.md has the means over tables and seeds, and bottleneck.png shows them
 
 import argparse
 import json
-import math
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
@@ -30,7 +29,7 @@ import pandas as pd
 import torch
 from sdv.metadata import Metadata
 
-from sdv_nvib import quality
+from sdv_nvib import quality, training
 from sdv_nvib.generation import AnyOrderGenerator
 from sdv_nvib.model import ModelConfig, TabularNVIB
 from sdv_nvib.nvib import NVIBLayer
@@ -67,11 +66,6 @@ def take_away(bottleneck: NVIBLayer) -> None:
     bottleneck.log_alpha.bias.fill_(20.0)
 
 
-def auto_lambda(rows: int) -> float:
-    """The default weight of both divergences."""
-    return min(0.5, 0.05 * math.sqrt(30_000 / rows))
-
-
 def run(folder: Path, setting: str, rows: int, seed: int) -> dict[str, float]:
     chosen = SETTINGS[setting]
     train, test = (pd.read_csv(next(folder.glob(f'{part}.csv*'))) for part in ('train', 'test'))
@@ -89,7 +83,7 @@ def run(folder: Path, setting: str, rows: int, seed: int) -> dict[str, float]:
     )
     if chosen.get('bypass'):
         take_away(network.nvib)
-    weight = auto_lambda(round(0.9 * len(train))) * chosen.get('scale', 1.0)
+    weight = training._auto_lambda(round(0.9 * len(train))) * chosen.get('scale', 1.0)
     config = TrainingConfig(
         lambda_gaussian=weight * chosen.get('scale_g', 1.0),
         lambda_dirichlet=weight * chosen.get('scale_d', 1.0),

@@ -140,7 +140,7 @@ def _load(model: Path) -> tuple[NVIBSynthesizer, Metadata, str]:
             f'{str(model)!r} must hold an NVIBSynthesizer, it holds a '
             f'{type(synthesizer).__name__}. Give a file that `sdv-nvib fit` wrote.'
         )
-    metadata = synthesizer.metadata
+    metadata = synthesizer.get_metadata()
     return synthesizer, metadata, next(iter(metadata.tables))
 
 
@@ -268,9 +268,9 @@ def _parameters(pairs: tuple[str, ...]) -> dict[str, Any]:
             parameters[name] = json.loads(text)
         except json.JSONDecodeError:
             parameters[name] = text
-    unknown = set(parameters) - set(NVIBSynthesizer.__init__.__annotations__)
+    known = sorted(set(NVIBSynthesizer.__init__.__annotations__) - {'metadata', 'return'})
+    unknown = set(parameters) - set(known)
     if unknown:
-        known = sorted(set(NVIBSynthesizer.__init__.__annotations__) - {'metadata', 'return'})
         raise InvalidParameterError(
             f'--set must name parameters of NVIBSynthesizer, received {sorted(unknown)}. '
             f'Possible: {", ".join(known)}.'

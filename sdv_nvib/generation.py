@@ -27,7 +27,14 @@ from sdv_nvib.nvib import (
     sample_mixture,
 )
 
-__all__ = ['AnyOrderGenerator', 'Steering', 'decode_once', 'draw_tokens', 'rows_at_once']
+__all__ = [
+    'AnyOrderGenerator',
+    'Steering',
+    'decode_once',
+    'draw_tokens',
+    'rows_at_once',
+    'seeded_generator',
+]
 
 MAX_CHUNK_ROWS = 4096
 CHUNK_UNIT = 64  # rows that compiled generation works on at a time
@@ -37,6 +44,27 @@ MAX_NOISE = 2**20  # 4 MB of float32, drawn at once for compiled generation
 
 ROWS_PER_ORDER = 256  # more orders bring no more quality, and cost time
 LEAST_ORDERS = 8  # few rows of one order would all share what the model gets wrong in it
+
+
+def seeded_generator(device: torch.device, *entropy: int) -> torch.Generator:
+    """A generator whose sequence all digits of some numbers decide.
+
+    A seed that is handed to torch counts by its lowest 32 bits on a CPU: among a hundred thousand
+    generators two would draw the same. There the whole state of the Mersenne Twister is filled, as
+    NumPy fills it.
+
+    Args:
+        device: Of the generator.
+        entropy: Whole numbers of at least 0.
+    """
+    generator, sequence = torch.Generator(device), np.random.SeedSequence(entropy)
+    if device.type != 'cpu':
+        return generator.manual_seed(int(sequence.generate_state(1, np.uint64)[0]) >> 1)
+    key = np.random.MT19937(sequence).state['state']['key']
+    state = generator.manual_seed(0).get_state()
+    # A 64-bit number for each word, after the seed and two counters that say: all words are used.
+    state[24 : 24 + 8 * len(key)] = torch.from_numpy(key.astype(np.uint64).view(np.uint8))
+    return generator.set_state(state)
 
 
 @dataclass(frozen=True)
@@ -80,7 +108,7 @@ def draw_tokens(logits: Tensor, generator: torch.Generator) -> Tensor:
     cumulative = logits.float().softmax(-1).cumsum(-1)
     strata = torch.randperm(len(logits), generator=generator, device=logits.device)
     within = torch.rand(len(logits), generator=generator, device=logits.device)
-    uniform = ((strata + within) / max(1, len(logits))).unsqueeze(1)
+    uniform = ((strata + within) / max(1, len(logits))).clamp_max(1 - 2**-24).unsqueeze(1)
     # Inverse transform sampling.
     drawn = torch.searchsorted(cumulative, uniform * cumulative[:, -1:], right=True)
     return drawn.squeeze(-1).clamp(max=logits.shape[-1] - 1)

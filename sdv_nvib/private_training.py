@@ -21,6 +21,7 @@ from torch.func import functional_call, grad, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from sdv_nvib.errors import InvalidParameterError
+from sdv_nvib.generation import seeded_generator
 from sdv_nvib.training import EpochRecord, Rows, RowsInMemory, Trainer
 
 __all__ = ['PrivacyGuarantee', 'PrivateTrainer', 'clipped_sum', 'plan']
@@ -193,6 +194,7 @@ class PrivateTrainer(Trainer):
             epochs=self.config.epochs or AUTO_EPOCHS,
         )
         super()._prepare(tokens)
+        self.noise = seeded_generator(self.model.device, *self.rng.integers(2**63, size=2).tolist())
         self.model.reads_mixture = False  # a gain not measured under this noise
 
     def _num_parts(self) -> int:

@@ -14,7 +14,13 @@ import torch
 from torch import Tensor
 
 from sdv_nvib.errors import ModelFileError
-from sdv_nvib.generation import AnyOrderGenerator, Steering, decode_once, rows_at_once
+from sdv_nvib.generation import (
+    AnyOrderGenerator,
+    Steering,
+    decode_once,
+    rows_at_once,
+    seeded_generator,
+)
 from sdv_nvib.model import NETWORK_VERSION, TabularNVIB
 from sdv_nvib.nvib import Mixture, sample_mixture
 from sdv_nvib.training import EpochRecord, choose_device, map_on_threads
@@ -56,7 +62,7 @@ class FittedModel:
 
     def set_random_state(self, random_state: int) -> None:
         """Seed the generators of tokens and of values inside bins."""
-        self._generator = torch.Generator(self.network.device).manual_seed(random_state)
+        self._generator = seeded_generator(self.network.device, random_state)
         self.rng = np.random.default_rng(random_state)
 
     def with_random_state(self, random_state: int) -> 'FittedModel':
@@ -122,7 +128,7 @@ class FittedModel:
         def draw(start: int, seed: int) -> Tensor:
             size = min(self.chunk_rows, num_rows - start)
             rows = None if given is None else given[start : start + size]
-            generator = torch.Generator(self.network.device).manual_seed(seed)
+            generator = seeded_generator(self.network.device, seed)
             if not self.network.is_any_order:
                 return self._sample_once(size, generator, steering).cpu()
             if not hasattr(own, 'generator'):
@@ -230,7 +236,7 @@ class FittedModel:
         """
         chunks = []
         for rows, generator in self._chunks_of(tokens):
-            means, squares, counts = [], [], []
+            means, variances, counts = [], [], []
             for _ in range(num_orders if self.network.is_any_order else 1):
                 order = self._random_order(rows, generator)
                 mixture = self.network.encode(rows.gather(1, order), order)
@@ -240,10 +246,11 @@ class FittedModel:
                     for part in (mixture.mu, mixture.logvar)
                 )
                 means.append(mu)
-                squares.append(logvar.exp() + mu.square())
+                variances.append(logvar.exp())
                 counts.append(mixture.alpha[:, 1:].gather(1, place))
-            mu, square, alpha = (torch.stack(part).mean(0) for part in (means, squares, counts))
-            chunks.append((mu.cpu(), (square - mu.square()).log().cpu(), alpha.cpu()))
+            within, alpha = (torch.stack(part).mean(0) for part in (variances, counts))
+            between, mu = torch.var_mean(torch.stack(means), 0, correction=0)
+            chunks.append((mu.cpu(), (within + between).log().cpu(), alpha.cpu()))
         return Mixture(*(torch.cat(parts) for parts in zip(*chunks, strict=True)))
 
     def _chunks_of(self, tokens: np.ndarray) -> Iterator[tuple[Tensor, torch.Generator]]:

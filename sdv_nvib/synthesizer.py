@@ -1,7 +1,8 @@
-"""`NVIBSynthesizer`: the SDV contract. The only module that touches SDV's private interface.
+"""`NVIBSynthesizer`: the SDV contract.
 
-Last in the flow but for the command line: SDV's data processor makes a processed table, the schema
-makes tokens, the trainer a model; sampling goes the same way back.
+With `processor.py` alone it touches SDV's private interface. Last in the flow but for the command
+line: SDV's data processor makes a processed table, the schema makes tokens, the trainer a model;
+sampling goes the same way back.
 """
 
 import copy
@@ -985,8 +986,9 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
         Returns:
             One row per epoch: Epoch, Loss, Validation Loss, Reconstruction, Validation
             Reconstruction, L_G, L_D, Nats (through the bottleneck, per held-out row), Active
-            Components, Learning Rate, Seconds (since the start). Losses are nats per row. There
-            are none with `target_epsilon`: they are taken from the rows without noise.
+            Components, Learning Rate, Seconds (since the start), Memorised (how much better rows
+            trained on are told than held-out ones). Losses are nats per row. There are none with
+            `target_epsilon`: they are taken from the rows without noise.
 
         Raises:
             NotFittedError: Nothing has been fitted yet.
@@ -1282,10 +1284,10 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
             max_tries_per_batch: Most tries of a batch where constraints reject rows.
             batch_size: Rows in a batch; `None` for all.
             output_folder_path: Folder that the rows are written to, batch by batch, as CSV. With a
-                `batch_size` and without `shares` the rows are in the file alone, so that memory
-                does not grow with them, and the returned table has none; a call that was killed
-                goes on after its last whole batch when it is made again, by this synthesizer or
-                one that was loaded.
+                `batch_size` below `num_rows` and without `shares` the rows are in the file alone,
+                so that memory does not grow with them, and the returned table has none; a call that
+                was killed goes on after its last whole batch when it is made again, by this
+                synthesizer or one that was loaded.
             shares: For columns to balance the weight of each value, in proportion to which it
                 occurs; values that are not named do not. The other columns follow the model given
                 these values. Two balanced columns are drawn independently of each other.
@@ -1431,7 +1433,8 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
                     f"{argument} was given for column '{name}', which the model does not have. "
                     f'Its columns are {names}.'
                 )
-            if not isinstance(number, int | float) or not 0 < number <= most:
+            is_number = isinstance(number, int | float | np.integer | np.floating)
+            if not is_number or not 0 < number <= most:
                 raise InvalidParameterError(
                     f"{argument} of column '{name}' must be a number in (0, {most}], received "
                     f'{number!r}.'
@@ -1896,7 +1899,7 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
             is_rounded = getattr(transformers.get(name), '_rounding_digits', None) == 0
             if columns[name]['sdtype'] != 'numerical' or not (is_integer or is_rounded):
                 continue
-            numbers = pd.to_numeric(table[name])
+            numbers = self._numbers(table[name])
             fractions = numbers[numbers % 1 > 0]
             if len(fractions):
                 value = fractions.iloc[0]
@@ -1916,7 +1919,7 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
                 self._require_dates(table[name], transformer)
             if not isinstance(transformer, FloatFormatter) or not self.enforce_min_max_values:
                 continue
-            numbers = pd.to_numeric(table[name])
+            numbers = self._numbers(table[name])
             low, high = transformer._min_value, transformer._max_value
             outside = numbers[(numbers < low) | (numbers > high)]
             if len(outside):
@@ -1926,6 +1929,17 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
                     f'received {outside.iloc[0]}. Give a value in this range, or fit with '
                     'enforce_min_max_values=False.'
                 )
+
+    def _numbers(self, values: pd.Series) -> pd.Series:
+        """Conditions on a column of numbers, as numbers."""
+        numbers = pd.to_numeric(values, errors='coerce')
+        others = values[numbers.isna() & values.notna()]
+        if len(others):
+            raise UnknownValueError(
+                f"Table '{self._table_name}', column '{values.name}': a condition must be a "
+                f'number, received {others.iloc[0]!r}. Give a number.'
+            )
+        return numbers
 
     def _require_dates(self, values: pd.Series, transformer: DateEncoder) -> None:
         try:
@@ -2064,6 +2078,18 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
                 'Data must be a dictionary of table names to DataFrames, received '
                 f'{received[0]}. Hand in {{{self._table_name!r}: table}}.'
             )
+
+    def _table_of(self, data: dict[str, pd.DataFrame] | pd.DataFrame) -> pd.DataFrame:
+        """The table that was handed in, by itself or under its name."""
+        if isinstance(data, pd.DataFrame):
+            return data
+        self._require_tables(data)
+        if self._table_name not in data:
+            raise InvalidTableError(
+                f"Data must have table '{self._table_name}', received {sorted(map(str, data))}. "
+                f'Hand in {{{self._table_name!r}: table}}.'
+            )
+        return data[self._table_name]
 
     def _valid_table(
         self, data: dict[str, pd.DataFrame], *, incomplete: bool = False
@@ -2219,7 +2245,8 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
         """
         self._require_any_order('log_likelihood')
         table, _, tokens = self._encode_table(data)
-        terms = self._model.log_likelihood(tokens, self._valid_orders(num_orders))
+        self._whole_number('num_orders', num_orders, 1)
+        terms = self._model.log_likelihood(tokens, num_orders)
         if per_column:
             return pd.DataFrame(terms, index=table.index, columns=self._schema.names)
         return pd.Series(terms.sum(1), index=table.index, name='log_likelihood')
@@ -2230,14 +2257,6 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
                 f"{method} needs generation='any-order', received {self.generation!r}. Fit a "
                 'synthesizer with that.'
             )
-
-    @staticmethod
-    def _valid_orders(num_orders: int) -> int:
-        if isinstance(num_orders, bool) or not isinstance(num_orders, int) or num_orders < 1:
-            raise InvalidParameterError(
-                f'num_orders must be a whole number of at least 1, received {num_orders!r}.'
-            )
-        return num_orders
 
     def encode(self, data: dict[str, pd.DataFrame], *, num_orders: int = 8) -> RowEncoding:
         """What the bottleneck keeps of rows: a Gaussian component per column, and an embedding.
@@ -2260,7 +2279,8 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
             (80, 64)
         """
         _, _, tokens = self._encode_table(data)
-        mixture = self._model.encode(tokens, self._valid_orders(num_orders))
+        self._whole_number('num_orders', num_orders, 1)
+        mixture = self._model.encode(tokens, num_orders)
         parts = (mixture.mu, mixture.logvar, mixture.alpha)
         return RowEncoding(tuple(self._schema.names), *(part.numpy() for part in parts))
 
@@ -2308,7 +2328,8 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
         """Draw a row like each of the given ones.
 
         Each value is left in F with probability 1 − `variety`; the others are drawn from F of
-        those left.
+        those left. Which cells are left follows from `seed` and the row's place in the table: for
+        several rows like one of them, repeat it in the table.
 
         Args:
             data: Table name to a table of N rows.
@@ -2514,7 +2535,8 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
         Raises:
             NotFittedError: Nothing has been fitted yet.
         """
-        real = real_data[self._table_name] if isinstance(real_data, dict) else real_data
+        real = self._table_of(real_data)
+        test = None if test is None else self._table_of(test)
         synthetic = self._sample_to_score(len(real) if num_rows is None else num_rows, verbose)
         return self._score(real, synthetic, test, target, (sensitive, known), verbose)
 
@@ -2530,7 +2552,7 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
         self,
         real: pd.DataFrame,
         synthetic: pd.DataFrame,
-        test: dict[str, pd.DataFrame] | pd.DataFrame | None,
+        test: pd.DataFrame | None,
         target: str | None,
         attack: tuple[list[str] | None, list[str] | None],
         verbose: bool,
@@ -2569,7 +2591,8 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
 
         Raises:
             NotFittedError: Nothing has been fitted yet.
-            InvalidParameterError: One of the tables has no rows.
+            InvalidParameterError: One of the tables has no rows, or generation is single-pass,
+                which has no likelihood of rows.
 
         Examples:
             >>> table = pd.DataFrame({'age': [31, 45, 38, 22] * 20, 'paid': [True, False] * 40})
@@ -2581,9 +2604,12 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
             >>> round(float(attack.auc), 2)  # the same rows cannot be told apart
             0.5
         """
+        for each in (self, reference):
+            if each is not None:
+                each._require_any_order('membership_inference')
         for data in (members, others):
             self._require_tables(data)
-        tables = [data[self._table_name] for data in (members, others)]
+        tables = [self._table_of(data) for data in (members, others)]
         scores = self._attack_scores(tables)
         if reference is not None:
             anyway = reference._attack_scores(tables)
@@ -2610,9 +2636,7 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
         scores[known] = self._model.log_likelihood(tokens, num_orders=4).sum(1)
         return scores
 
-    def _privacy_of_model(
-        self, real: pd.DataFrame, test: dict[str, pd.DataFrame] | pd.DataFrame | None
-    ) -> pd.DataFrame:
+    def _privacy_of_model(self, real: pd.DataFrame, test: pd.DataFrame | None) -> pd.DataFrame:
         """What the model, not its rows, gives away: the summary's last rows."""
         rows = []
         if self._model.history:
@@ -2641,9 +2665,10 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
             )
         values, note = (math.nan, math.nan), f'Not measured: {NEEDS_UNSEEN}'
         intervals = ['', '']
-        if test is not None:
-            unseen = test[self._table_name] if isinstance(test, dict) else test
-            attack = self.membership_inference({self._table_name: real}, {self._table_name: unseen})
+        if test is not None and self.generation != 'any-order':
+            note = 'Not measured: single-pass generation has no likelihood of rows'
+        elif test is not None:
+            attack = self.membership_inference({self._table_name: real}, {self._table_name: test})
             values = (attack.auc, attack.tpr_at_1_percent)
             intervals = [
                 f'; {interval_text(interval)}'
@@ -2687,7 +2712,8 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
         Raises:
             NotFittedError: Nothing has been fitted yet.
         """
-        real = real_data[self._table_name] if isinstance(real_data, dict) else real_data
+        real = self._table_of(real_data)
+        test = None if test is None else self._table_of(test)
         synthetic = self._sample_to_score(len(real) if num_rows is None else num_rows, verbose)
         return write_report(
             path,

@@ -124,6 +124,10 @@ def choose_device(enable_gpu: bool) -> torch.device:
     if enable_gpu and torch.cuda.is_available():
         return torch.device('cuda')
     if enable_gpu and torch.backends.mps.is_available():
+        try:
+            torch._standard_gamma(torch.ones(1, device='mps'))
+        except NotImplementedError:  # by versions of torch X
+            return torch.device('cpu')
         return torch.device('mps')
     return torch.device('cpu')
 
@@ -313,6 +317,10 @@ class Trainer:
                     f'{kept}.',
                     stacklevel=2,
                 )
+        # Rows are generated in chunks of a size that no number of threads changes.
+        is_alone = self.model.device.type == 'cpu' and self.rows.num_processes == 1
+        workers = torch.get_num_threads() if is_alone else self.num_parts
+        with map_on_threads(workers) as self.map:
             self._finish()
         self.map = map
 

@@ -250,9 +250,15 @@ def dates_of(values, form):
     return list(pd.to_datetime(values, format=form, utc=True))
 
 
-@given(tables())
-def test_a_table_works_or_is_refused(table):
-    check(*table)
+def test_a_table_works_or_is_refused():
+    outcomes = []
+
+    @given(tables())
+    def check_one(table):
+        outcomes.append(check(*table) is not None)
+
+    check_one()
+    assert sum(outcomes) > len(outcomes) / 4
 
 
 @given(large_tables())

@@ -6,7 +6,10 @@ import json
 import pandas as pd
 import pytest
 from click.testing import CliRunner
+from sdv.cag import FixedCombinations
+from sdv.metadata import Metadata
 
+from sdv_nvib import NVIBSynthesizer
 from sdv_nvib.cli import main
 from sdv_nvib.demo import load_demo
 
@@ -154,6 +157,20 @@ def test_text_labels_of_a_csv_file_stay_text(tmp_path):
     assert [line.split(',')[0] for line in result.stdout.split()[1:]] == ['007'] * 3
 
 
+def test_text_labels_of_a_csv_file_stay_text_under_constraints(tmp_path):
+    table = pd.DataFrame({'code': ['007', '010'] * 30, 'land': ['A', 'B'] * 30})
+    table.to_csv(tmp_path / 't.csv', index=False)
+    columns = {name: {'sdtype': 'categorical'} for name in table}
+    metadata = Metadata.load_from_dict({'tables': {'t': {'columns': columns}}})
+    synthesizer = NVIBSynthesizer(metadata, epochs=1, d_model=16)
+    synthesizer.add_constraints([FixedCombinations(['code', 'land'])])
+    synthesizer.fit({'t': table})
+    synthesizer.save(str(tmp_path / 'model'))
+    table.head(3).to_csv(tmp_path / 'known.csv', index=False)
+    result = run('sample', tmp_path / 'model', '--like', tmp_path / 'known.csv')
+    assert [line.split(',')[0] for line in result.stdout.split()[1:]] == ['007', '010', '007']
+
+
 def test_nothing_is_overwritten_without_force(folder):
     out = folder / 'kept.csv'
     out.write_text('mine')
@@ -182,6 +199,9 @@ def test_nothing_is_overwritten_without_force(folder):
         (['detect', 'FOLDER/metadata.json'], 1, 'ends in one of'),
         (['fit', 'FOLDER/real.csv', 'FOLDER/real.csv', '-o', 'FOLDER/m'], 1, 'metadata'),
         (['fit', 'FOLDER/real.csv', 'FOLDER/metadata.json', '-o', 'FOLDER/m', '--set', 'depth=3'],
+         1, 'd_model'),
+        (['fit', 'FOLDER/real.csv', 'FOLDER/metadata.json', '-o', 'FOLDER/m', '--set',
+          'metadata=3'],
          1, 'd_model'),
         (['evaluate', 'MODEL', 'FOLDER/real.csv', '--target', 'nothing'], 1, 'Possible targets'),
         (['evaluate', 'MODEL', 'FOLDER/real.csv', '-o', 'FOLDER/x.txt'], 1, 'ends in one of'),

@@ -197,6 +197,12 @@ def test_fractions_of_whole_numbers_are_refused_with_the_whole_ones(constraints)
     assert sampled['low'].dtype == 'int64'
 
 
+@pytest.mark.parametrize('name', ['low', 'weight'])
+def test_text_in_place_of_a_number_is_refused(fitted, name):
+    with pytest.raises(UnknownValueError, match=rf"'trips', column '{name}'.*received 'much'"):
+        fitted.sample_remaining_columns(pd.DataFrame({name: [40, 'much']}))
+
+
 def test_fractions_of_rounded_numbers_are_refused_unless_these_are_not_rounded():
     table = pd.DataFrame({'hours': [38.0, 40.0, np.nan, 45.0] * 20, 'paid': [True, False] * 40})
     columns = {'hours': {'sdtype': 'numerical'}, 'paid': {'sdtype': 'boolean'}}

@@ -53,7 +53,8 @@ LARGE_SCALE = ROOT / 'docs/pages/large_scale.md'
 # Of every block that is not `python`, by the tests here, of the command line, of Ray and of Spark.
 RUN = (
     'examples/quickstart.py',
-    'sdv-nvib ',
+    'sdv-nvib demo trial\n',
+    'sdv-nvib detect people.csv ',
     'examples/beyond_memory.py',
     'examples/privacy_cost.py',
     'init_process_group',
@@ -219,6 +220,25 @@ def test_the_commands_for_files_larger_than_memory_run(adult, monkeypatch, capfd
     adult(same, WITH_FEW_STEPS)
     printed = [json.loads(line)['from'] for line in capfd.readouterr().out.splitlines()]
     assert printed == ['files', 'memory']
+
+
+def test_the_benchmark_runs_and_goes_on_where_it_stopped(adult, monkeypatch, capsys):
+    (Path('DATA') / 'adult' / 'info.json').write_text('{"target": "income"}')
+    command = (
+        'python examples/benchmark.py --data DATA --output OUTPUT --seeds 0 1 --resplit --cores 0 '
+        '--synthesizers IndependentColumns RealTest'
+    )
+    adult(command)
+    assert 'already there' not in capsys.readouterr().out
+    results = pd.read_csv('OUTPUT/results.csv').set_index(['Synthesizer', 'Seed'])
+    assert results['error'].isna().all()
+    assert results['C2ST'].between(0, 1).all()
+    # Every seed has rows of its own to train on.
+    assert results.loc['IndependentColumns', 'Utility_Of_Real_Rows'].nunique() == 2
+    for name in ('results.md', 'quality_time.png', 'errors_adult.png'):
+        assert (Path('OUTPUT') / name).stat().st_size
+    adult(command)
+    assert capsys.readouterr().out.count('already there') == 4
 
 
 def test_the_command_for_the_cost_of_privacy_runs(adult, capsys):

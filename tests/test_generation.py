@@ -14,7 +14,13 @@ from scipy.stats import chi2, chisquare
 from torch.nn import functional
 
 from sdv_nvib import generation, kernels
-from sdv_nvib.generation import LEAST_ORDERS, AnyOrderGenerator, Steering, draw_tokens
+from sdv_nvib.generation import (
+    LEAST_ORDERS,
+    AnyOrderGenerator,
+    Steering,
+    draw_tokens,
+    seeded_generator,
+)
 from sdv_nvib.kernels import TILE
 from sdv_nvib.nvib import Mixture, MixtureSample, prior_mixture, sample_mixture
 
@@ -74,6 +80,27 @@ def generate_without_cache(model, rows, generator):
             newest = Mixture(seen.mu[:, -1:], seen.logvar[:, -1:], seen.alpha[:, -1:])
             draws.append(sample_mixture(newest, kappa, generator))
     return drawn.gather(1, order.argsort(1))
+
+
+def test_all_digits_of_a_seed_count():
+    def numbers(*entropy):
+        generator = seeded_generator(torch.device('cpu'), *entropy)
+        return torch.empty(2000, dtype=torch.int64).random_(0, 2**24, generator=generator)
+
+    assert torch.equal(numbers(5, 2), numbers(5, 2))
+    for entropy in ((5 + 2**32,), (5, 1), (6,)):
+        assert (numbers(5) != numbers(*entropy)).sum() > 1990
+    bits = np.random.MT19937(np.random.SeedSequence([5, 2]))
+    bits.state = bits.state | {'state': bits.state['state'] | {'pos': 624}}
+    assert (bits.random_raw(2000) % 2**24).tolist() == numbers(5, 2).tolist()
+
+
+@torch.inference_mode()
+def test_impossible_tokens_are_not_drawn_however_many_rows():
+    # So many rows that the last one's uniform number would be rounded to 1 now and then.
+    logits = torch.tensor([[0.0, -math.inf]]).expand(2**22, 2)
+    for seed in range(6):
+        assert not draw_tokens(logits, rng(seed)).any()
 
 
 @pytest.mark.parametrize(('kappa', 'reads_mixture'), [(1, False), (2, False), (1, True)])

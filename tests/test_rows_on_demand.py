@@ -1,5 +1,7 @@
 """Steering, filling in, likelihood, encoding: what else a fitted synthesizer tells of rows."""
 
+import math
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -21,6 +23,7 @@ from sdv_nvib import (
     UnknownValueError,
 )
 from sdv_nvib.generation import Steering
+from sdv_nvib.quality import LIKELIHOOD_AUC
 from sdv_nvib.sampling import FittedModel
 
 pytestmark = [
@@ -124,6 +127,7 @@ def test_weights_are_met_exactly_and_the_rest_follows(fitted, generation):
 
 
 def test_temperature_sharpens_one_column_or_all(fitted):
+    assert len(fitted.sample(3, temperature=np.float32(0.5), top_p=np.float64(0.9))['pairs']) == 3
     plain, cold = fitted.sample(400)['pairs'], fitted.sample(400, temperature=0.2)['pairs']
     assert disagreement(cold) <= disagreement(plain)
     assert concentration(cold) > 1.2 * concentration(plain)
@@ -268,6 +272,7 @@ def test_likelihood_refuses_unknown_values_and_numbers_of_orders(fitted):
         fitted.log_likelihood({'pairs': PAIRS.assign(left='z')})
     with pytest.raises(InvalidParameterError, match='num_orders'):
         fitted.log_likelihood({'pairs': PAIRS}, num_orders=0)
+    assert len(fitted.log_likelihood({'pairs': PAIRS}, num_orders=np.int64(1))) == len(PAIRS)
 
 
 # What the bottleneck keeps
@@ -422,9 +427,12 @@ def test_single_pass_generation_refuses_what_takes_conditionals():
         lambda: synthesizer.sample_between(rows, rows),
         lambda: synthesizer.get_column_importance(rows),
         lambda: synthesizer.log_likelihood(rows),
+        lambda: synthesizer.membership_inference(rows, rows),
     ):
         with pytest.raises(InvalidParameterError, match="generation='any-order'"):
             call()
+    scores = synthesizer.evaluate(rows, test=rows)
+    assert math.isnan(scores.to_dict()[LIKELIHOOD_AUC])
 
 
 # Which columns carry what

@@ -676,6 +676,9 @@ def test_evaluate_scores_samples_against_real_rows(any_order):
     scores = evaluation.summary.set_index('measure')['value']
     for measure in ('SDMetrics quality', 'shape error %', 'trend error %', 'C2ST'):
         assert np.isfinite(scores[measure])
+    for arguments in ({'real_data': {'u': PEOPLE}}, {'real_data': PEOPLE, 'test': {'u': PEOPLE}}):
+        with pytest.raises(InvalidTableError, match=r"must have table 't', received \['u'\]"):
+            any_order.evaluate(**arguments)
 
 
 def test_a_verbose_fit_shows_one_line_and_a_silent_one_nothing(capfd):
