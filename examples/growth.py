@@ -105,14 +105,19 @@ def draw(frame, path):
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 5.4), layout='constrained')
-    panels = figure.subplots(2, 3)
+    panels = figure.subplots(2, 3, sharey='row')
     for column, (kind, runs) in enumerate(frame.groupby('Kind', sort=False)):
         for axis, measured in zip(
             panels[:, column], ('Fit_CPU_Time', 'Peak_Memory_MB'), strict=True
         ):
             axis.plot(runs['Size'], runs[measured], marker='o', color='#0072B2')
-            axis.set(xscale='log', yscale='log', xlabel=kind, ylabel=measured.replace('_', ' '))
+            axis.set(xscale='log', xlabel=kind)
+            axis.set_xticks(runs['Size'], [f'{size:,}' for size in runs['Size']])
+            axis.minorticks_off()
             axis.grid(alpha=0.3)
+    panels[0, 0].set(yscale='log', ylabel='fit, CPU seconds')
+    panels[0, 0].yaxis.set_major_formatter('{x:,g}')
+    panels[1, 0].set(ylim=(0, None), ylabel='peak memory, MB')
     figure.savefig(path, dpi=130)
 
 

@@ -1034,7 +1034,7 @@ def distance_attack(
         for table, size in zip(_scaled(encoded, real=[0, 1]), sizes, strict=True)
     )
     scores = [-_nearest(rows, made, encoded.categorical) for rows in (seen, unseen)]
-    return membership_inference(*scores)
+    return membership_inference(*scores, seed=seed)
 
 
 # ------------------------------------------------------------------------- the report
