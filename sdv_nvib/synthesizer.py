@@ -1115,8 +1115,11 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
         )
         figure.for_each_annotation(lambda a: a.update(text=a.text.removeprefix('Measure=')))
         figure.update_xaxes(matches=None, title='')
-        figure.update_yaxes(autorange='reversed', type='category')
-        return figure.update_layout(title=title, showlegend=False, template='plotly_white')
+        figure.update_yaxes(autorange='reversed', type='category', dtick=1)  # each has its name
+        height = max(450, 150 + 22 * len(importance))
+        return figure.update_layout(
+            title=title, showlegend=False, template='plotly_white', height=height
+        )
 
     # Saving
 
