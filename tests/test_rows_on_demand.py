@@ -298,6 +298,17 @@ def test_rows_are_encoded_to_components_that_tell_them_apart(fitted):
     assert (nearest == PAIRS['left'][half:]).mean() > 0.8
 
 
+@torch.inference_mode()
+def test_small_variances_are_told_beside_large_means(build_model):
+    network = build_model(3, 4, generation='single-pass')
+    network.nvib.mu_logvar.bias[:16] = 1000.0
+    network.nvib.mu_logvar.bias[16:] = -10.0
+    rows = np.array([[a, b] for a in range(3) for b in range(4)])
+    encoded = FittedModel(network, [], enable_gpu=False).encode(rows, 1)
+    logvar = network.encode(torch.from_numpy(rows)).logvar[:, 1:]
+    torch.testing.assert_close(encoded.logvar, logvar)
+
+
 def test_vectors_of_rows_are_a_step_of_scikit_learn(fitted):
     embedder = RowEmbedder(fitted, num_orders=2)
     pipeline = make_pipeline(embedder, LogisticRegression(max_iter=1000))
