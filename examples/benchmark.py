@@ -38,7 +38,7 @@ from importlib.metadata import PackageNotFoundError, version
 from itertools import pairwise, product
 from pathlib import Path
 
-KEYS = ('Synthesizer', 'Dataset', 'Seed', 'Synthesizer_Kwargs')
+KEYS = ('Synthesizer', 'Dataset', 'Seed', 'Resplit', 'Synthesizer_Kwargs')
 THREAD_VARIABLES = ('OMP_NUM_THREADS', 'MKL_NUM_THREADS', 'OPENBLAS_NUM_THREADS')
 NAMES = {'SDMetrics quality': 'Quality_Score', 'SDMetrics diagnostic': 'Diagnostic_Score'}
 # fmt: off
@@ -231,9 +231,7 @@ def run_child(job):
     threads = len(job['Cores'].split(','))
     torch.set_num_threads(threads)
     result = {key: job[key] for key in KEYS}
-    result.update(
-        Cores=job['Cores'], Resplit=job['Resplit'], Threads=threads, Date=now(), error=None
-    )
+    result.update(Cores=job['Cores'], Threads=threads, Date=now(), error=None)
     try:
         with tempfile.TemporaryDirectory() as scratch:
             measure(job, result, Path(scratch))
@@ -274,7 +272,7 @@ def start(job, timeout):
         except subprocess.TimeoutExpired:
             failure = f'stopped after {timeout} s'
     if not Path(job['Output']).exists():  # killed, for instance for want of memory
-        note = {key: job[key] for key in (*KEYS, 'Cores', 'Resplit')}
+        note = {key: job[key] for key in (*KEYS, 'Cores')}
         write_json(job['Output'], note | {'error': failure or 'no result was written'})
     return json.loads(Path(job['Output']).read_text())
 

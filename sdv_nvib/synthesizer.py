@@ -120,6 +120,7 @@ PART_BATCH_ROWS = 50_000  # every part's rows follow from it
 SCHEMA_ROWS = 1000
 LATENT_SOURCES = ('prior', 'posteriors')
 REPLACEMENTS = ('frequent', 'missing')
+REAL = int | float | np.integer | np.floating
 LOSS_COLUMNS = {
     'epoch': 'Epoch',
     'loss': 'Loss',
@@ -362,7 +363,7 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
     ) -> None:
         value = getattr(self, name)
         inside = (
-            isinstance(value, int | float | np.integer | np.floating)
+            isinstance(value, REAL)
             and not isinstance(value, bool)
             and (least < value if open_below else least <= value)
             and (value < most if open_above else value <= most)
@@ -1436,8 +1437,7 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
                     f"{argument} was given for column '{name}', which the model does not have. "
                     f'Its columns are {names}.'
                 )
-            is_number = isinstance(number, int | float | np.integer | np.floating)
-            if not is_number or not 0 < number <= most:
+            if not isinstance(number, REAL) or not 0 < number <= most:
                 raise InvalidParameterError(
                     f"{argument} of column '{name}' must be a number in (0, {most}], received "
                     f'{number!r}.'

@@ -126,7 +126,7 @@ def choose_device(enable_gpu: bool) -> torch.device:
     if enable_gpu and torch.backends.mps.is_available():
         try:
             torch._standard_gamma(torch.ones(1, device='mps'))
-        except NotImplementedError:  # by versions of torch X
+        except NotImplementedError:  # by versions of torch without that kernel
             return torch.device('cpu')
         return torch.device('mps')
     return torch.device('cpu')
