@@ -42,6 +42,8 @@ MAX_CHUNK_LOGITS = 2**23  # 32 MB of float32
 MAX_CHUNK_CACHE = 2**24  # 64 MB of float32; with twice as much fewer reads hit the cache
 MAX_NOISE = 2**20  # 4 MB of float32, drawn at once for compiled generation
 
+GOLDEN_STEP = 2654435769  # 2**32 divided by the golden ratio
+
 ROWS_PER_ORDER = 256  # more orders bring no more quality, and cost time
 LEAST_ORDERS = 8  # few rows of one order would all share what the model gets wrong in it
 
@@ -98,17 +100,23 @@ class Steering:
 def draw_tokens(logits: Tensor, generator: torch.Generator) -> Tensor:
     """One draw per row from unnormalised log-probabilities, `(B, V)` to `(B,)`.
 
-    Each draw follows its row's probabilities; together the rows are a Latin hypercube sample: they
-    have one uniform number in each B-th part of [0, 1), in random order. Shares of the sampled
-    table then vary less around the model's than those of independent draws.
+    Each draw follows its row's probabilities; together the rows have their uniform numbers spread
+    evenly over [0, 1), and so do those that are alike: rows in the order of their expected token
+    have the numbers of a Weyl sequence, moved by a random distance. Few rows then tell nearly as
+    much about the model as many independent ones.
 
     References:
-        McKay, Beckman and Conover, Technometrics 21 (1979).
+        L'Ecuyer, Lécot and Tuffin, Operations Research 56 (2008): array-RQMC.
     """
+    num_rows, device = len(logits), logits.device
     cumulative = logits.float().softmax(-1).cumsum(-1)
-    strata = torch.randperm(len(logits), generator=generator, device=logits.device)
-    within = torch.rand(len(logits), generator=generator, device=logits.device)
-    uniform = ((strata + within) / max(1, len(logits))).clamp_max(1 - 2**-24).unsqueeze(1)
+    shuffled = torch.randperm(num_rows, generator=generator, device=device)  # among equal ones
+    ascending = shuffled[cumulative.sum(-1)[shuffled].argsort(descending=True)]
+    rank = torch.empty_like(ascending)
+    rank[ascending] = torch.arange(num_rows, device=device)
+    start = torch.randint(2**32, (1,), generator=generator, device=device)
+    uniform = ((start + GOLDEN_STEP * rank) % 2**32).float() / 2**32
+    uniform = uniform.clamp_max(1 - 2**-24).unsqueeze(1)
     # Inverse transform sampling.
     drawn = torch.searchsorted(cumulative, uniform * cumulative[:, -1:], right=True)
     return drawn.squeeze(-1).clamp(max=logits.shape[-1] - 1)

@@ -35,7 +35,7 @@ from sdv_nvib.nvib import (
 
 __all__ = ['NETWORK_VERSION', 'ModelConfig', 'ModelOutput', 'TabularNVIB']
 
-NETWORK_VERSION = 4  # raised when weights of before would be read wrongly
+NETWORK_VERSION = 5  # raised when weights of before would be read wrongly
 NUM_FREQUENCIES = 16
 LEAST_AMPLITUDE = 1 / 80  # of the highest frequency, where the lowest has 1
 FREE_SCALE = 0.3  # of a token's own vector, beside the part that it shares with its neighbours
@@ -152,13 +152,6 @@ class TokenTable(nn.Module):
         smooth = torch.bmm(self.features, self.smooth).flatten(0, 1)
         return self.scale * self.free + functional.pad(smooth, (0, 0, 0, 1))[self.index]
 
-    @torch.no_grad()
-    def multiply(self, factors: Tensor) -> None:
-        """Multiply the vectors of each column's tokens by its factor, `(n,)`."""
-        sizes = torch.tensor(self.sizes, device=factors.device)
-        self.free.mul_(factors.repeat_interleave(sizes).unsqueeze(1))
-        self.smooth.mul_(factors[self.ordered_columns].view(-1, 1, 1))
-
 
 def _fourier_features(u: np.ndarray) -> np.ndarray:
     """Features of quantile positions, `(T,)` to `(T, 2 + 2 * NUM_FREQUENCIES)`."""
@@ -258,6 +251,9 @@ class TabularNVIB(nn.Module):
 
     Attributes:
         reads_mixture: Whether any-order mode reads F itself outside training, in place of draws.
+        temperatures: One per column, `(n,)`, and
+        sharpening: a power: where F itself is read and m columns are known, what a column's logits
+            depart by from their biases is multiplied by $m^s / T$, but by at most 1.
 
     Shape:
         - Input: token ids `(B, n)`, an order of the columns `(B, n)`.
@@ -293,9 +289,12 @@ class TabularNVIB(nn.Module):
         self.output_bias = nn.Parameter(torch.zeros(sum(self.sizes)))
         offsets = torch.tensor([0, *self.sizes]).cumsum(0)[:-1]
         self.register_buffer('offsets', offsets)
+        self.register_buffer('temperatures', torch.ones(self.num_columns), persistent=False)
         self.reads_mixture = False
+        self.sharpening = 0.0
 
     offsets: Tensor
+    temperatures: Tensor
 
     @property
     def encoder_layers(self) -> list[EncoderLayer]:
@@ -407,7 +406,10 @@ class TabularNVIB(nn.Module):
         for layer in self.decoder_layers:
             read = layer.attention.attend_mixture(layer.norm1(x), *projected, mask=mask)
             x = layer.finish(x, read)
-        return self.decoder_norm(x)
+        read_by_all = x.new_tensor(projected[0].shape[1] - 1)
+        known = read_by_all if mask is None else torch.arange(x.shape[1], device=x.device)
+        scale = (known.pow(self.sharpening) / self.temperatures[order]).clamp_max(1)
+        return self.decoder_norm(x) * scale.unsqueeze(-1)
 
     def output_layers(self) -> list[tuple[Tensor, Tensor]]:
         """Weight `(V_c, d_model)` and bias `(V_c,)` of each column's output layer."""
@@ -466,20 +468,27 @@ class TabularNVIB(nn.Module):
         tokens: Tensor,
         order: Tensor,
         generator: torch.Generator | None,
+        sharpenings: Sequence[float],
         temperatures: Sequence[float],
     ) -> Tensor:
-        """As `forward`'s nll, after `divide_departures` by each temperature, `(T, B, n)`."""
-        _, hidden = self._read(tokens, order, generator)
-        return torch.stack([self.token_nll(hidden / t, tokens) for t in temperatures])
-
-    @torch.no_grad()
-    def divide_departures(self, temperatures: Tensor) -> None:
-        """Divide what each column's logits depart by from its output biases, for good.
+        """As `forward`'s nll, for each of some powers and of some temperatures of all columns.
 
         Args:
-            temperatures: One per column, positive, `(n,)`.
+            tokens: Token ids in column order, `(B, n)`.
+            order: A permutation of the columns for each row, `(B, n)`.
+            generator: Source of the latent noise, where draws are read.
+            sharpenings: Values of `sharpening`, S of them; the network's own is to be 0.
+            temperatures: Values of `temperatures`, T of them; the network's own are to be 1.
+
+        Returns:
+            `(S, T, B, n)`.
         """
-        self.token_output.multiply(1 / temperatures)
+        _, hidden = self._read(tokens, order, generator)
+        known = order.argsort(1).unsqueeze(-1)  # as many as there are places before the column's
+        scales = ([(known.pow(s) / t).clamp_max(1) for t in temperatures] for s in sharpenings)
+        return torch.stack(
+            [torch.stack([self.token_nll(hidden * k, tokens) for k in of_s]) for of_s in scales]
+        )
 
     @torch.inference_mode()
     def reconstruct(self, tokens: Tensor, *, cut: bool = False) -> Tensor:

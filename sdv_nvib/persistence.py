@@ -62,6 +62,7 @@ CHECKPOINT_VERSION = 5  # raised when states of before would be read wrongly
 MANIFEST, TENSORS = 'manifest.json', 'tensors.safetensors'
 WRITING = '.writing.'
 MAX_JSON_BYTES = 2**28
+MAX_TEMPERATURE = 1000
 MAX_ORDERED_TOKENS = 2**24  # ordered columns times their longest vocabulary
 MAX_VALUE_DEPTH = 50
 PACKAGES = ('sdv-nvib', 'sdv', 'rdt', 'torch', 'numpy')
@@ -522,7 +523,14 @@ def store_model(model: FittedModel) -> tuple[dict[str, Any], dict[str, Tensor]]:
         kept = model.posteriors.to('cpu')
         tensors |= {f'posteriors.{name}': getattr(kept, name) for name in ('mu', 'logvar', 'alpha')}
     history = [vars(record) for record in model.history]
-    return {'history': history, 'reads_mixture': model.network.reads_mixture}, tensors
+    network = model.network
+    stored = {
+        'history': history,
+        'reads_mixture': network.reads_mixture,
+        'sharpening': network.sharpening,
+        'temperatures': network.temperatures.tolist(),
+    }
+    return stored, tensors
 
 
 def restore_model(
@@ -561,6 +569,20 @@ def restore_model(
             f'reads_mixture must be true or false, received {stored["reads_mixture"]!r}.'
         )
     network.reads_mixture = stored['reads_mixture']
+    network.sharpening = stored['sharpening']
+    if not (isinstance(network.sharpening, float) and 0 <= network.sharpening <= 1):
+        raise ModelFileError(
+            f'sharpening must be a number from 0 to 1, received {network.sharpening!r}.'
+        )
+    temperatures = stored['temperatures']
+    if len(temperatures) != network.num_columns or not all(
+        isinstance(value, float) and 1 <= value <= MAX_TEMPERATURE for value in temperatures
+    ):
+        raise ModelFileError(
+            f'temperatures must be {network.num_columns} numbers from 1 to {MAX_TEMPERATURE}, '
+            f'received {temperatures!r}.'
+        )
+    network.temperatures.copy_(torch.tensor(temperatures))
     history = [EpochRecord(**record) for record in stored['history']]
     posteriors = None
     if 'posteriors.mu' in tensors:

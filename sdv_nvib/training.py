@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from itertools import product
 from typing import Any, Protocol, cast
 
 import numpy as np
@@ -44,6 +45,7 @@ MAX_VALIDATION_ROWS = 4096
 MAX_CALIBRATION_ROWS = 2**17
 CALIBRATION_ROWS = (2**12, 2**16)  # fewest and most generated rows of a pass
 CALIBRATION_PASSES = 2
+CALIBRATION_CHUNKS = 8  # fewest of a pass: each has column orders of its own
 MIN_PART_ROWS = 32  # a pass costs as much as some twenty rows before the first one
 EVALUATION_BATCH = 2048
 WARMUP_SHARE, COOLDOWN_SHARE, ANNEALING_SHARE = 0.05, 0.5, 0.2
@@ -57,6 +59,8 @@ COLLAPSED_NATS = 0.5
 FEW_ROWS = 500  # below, F itself is read outside training, and the output is tempered
 TEMPERATURES = np.geomspace(1, 8, 19)
 TEMPERATURE_SPREAD, TEMPERATURE_MEAN_SPREAD = 0.3, 0.4  # of their logarithms, beforehand
+SHARPENINGS = np.linspace(0, 0.5, 11)
+SHARPENING_MEAN, SHARPENING_SPREAD = 0.25, 0.15  # beforehand
 SCORED_ROWS = 512  # fewest held-out ones, and as many trained on
 
 
@@ -693,10 +697,12 @@ class Trainer:
 
     @torch.no_grad()
     def _temper(self) -> None:
-        """Divide each column's departures from its shares by its most likely temperature.
+        """Make logits as sure of themselves as the held-out rows say (`likely_temperatures`).
 
-        What is learned by heart makes logits too sure of themselves, a column of noise most. The
-        temperatures are those most likely given the held-out rows (`likely_temperatures`).
+        What is learned by heart makes them too sure, most where few columns are known and in a
+        column of noise: each column's departures from its shares are divided by a temperature,
+        which falls with a power of the number of known columns, to 1 at the lowest. Where nothing
+        is known none are left.
 
         References:
             Guo et al., On calibration of modern neural networks, ICML 2017.
@@ -706,13 +712,17 @@ class Trainer:
 
         def score(batch: Tensor, noise: torch.Generator) -> Tensor:
             order = torch.rand(batch.shape, generator=noise, device=batch.device).argsort(1)
-            return model.nll_at_temperatures(batch, order, noise, TEMPERATURES.tolist()).sum(1)
+            nll = model.nll_at_temperatures(
+                batch, order, noise, SHARPENINGS.tolist(), TEMPERATURES.tolist()
+            )
+            return nll.sum(2)
 
         rank, num_processes = self.rows.rank, self.rows.num_processes
         own = self._sum_over_rows(score, rows[rank::num_processes], self.config.seed + 3 + rank)
         nll = self._sum_over_processes(own) * len(held_out) / len(rows)
-        temperatures = likely_temperatures(nll.cpu().double().numpy())
-        model.divide_departures(torch.from_numpy(temperatures).to(own))
+        sharpening, temperatures = likely_temperatures(nll.cpu().double().numpy())
+        model.sharpening = sharpening
+        model.temperatures.copy_(torch.from_numpy(temperatures))
 
     @torch.no_grad()
     def _calibrate(self) -> None:
@@ -727,7 +737,7 @@ class Trainer:
         shares = counts / len(some)
         fewest, most = CALIBRATION_ROWS
         num_rows = min(most, max(fewest, 4 * self.rows.num_rows)) // self.rows.num_processes
-        size = rows_at_once(model)
+        size = min(rows_at_once(model), math.ceil(num_rows / CALIBRATION_CHUNKS))
         sizes = [min(size, num_rows - start) for start in range(0, num_rows, size)]
 
         def generate(rows: int, seed: int) -> Tensor:
@@ -745,29 +755,34 @@ class Trainer:
             model.output_bias.add_(((sums[1] + 1) / (sums[0] + 1)).log())
 
 
-def likely_temperatures(nll: np.ndarray) -> np.ndarray:
-    r"""The temperature of each column that is most likely given some rows, of `TEMPERATURES`.
+def likely_temperatures(nll: np.ndarray) -> tuple[float, np.ndarray]:
+    r"""The most likely sharpening, and each column's most likely temperature, given some rows.
 
     Before the rows, $\ln T_c$ is normal around a mean that the columns share, with a standard
     deviation of 0.3, and that mean is normal around 0 with 0.4: a few rows hardly move columns
-    apart, many decide each by itself.
+    apart, many decide each by itself. The sharpening is normal around 0.25 with 0.15.
 
     Args:
-        nll: Negative log-likelihood of the rows at each temperature, for each column, `(T, n)`.
+        nll: Negative log-likelihood of the rows at each of `SHARPENINGS` and `TEMPERATURES`, for
+            each column, `(S, T, n)`.
 
     Returns:
-        `(n,)`.
+        One of `SHARPENINGS`, and one of `TEMPERATURES` for each column, `(n,)`.
     """
     log_temperatures = np.log(TEMPERATURES)
 
-    def cost(mean: float) -> np.ndarray:
+    def cost(s: int, mean: float) -> np.ndarray:
         distance = (log_temperatures - mean)[:, None] / TEMPERATURE_SPREAD
-        return nll + distance**2 / 2
+        return nll[s] + distance**2 / 2
 
-    def shared_cost(mean: float) -> float:
-        return cost(mean).min(0).sum() + (mean / TEMPERATURE_MEAN_SPREAD) ** 2 / 2
+    def shared_cost(choice: tuple[int, float]) -> float:
+        s, mean = choice
+        distance = (SHARPENINGS[s] - SHARPENING_MEAN) / SHARPENING_SPREAD
+        own = cost(s, mean).min(0).sum()
+        return own + (mean / TEMPERATURE_MEAN_SPREAD) ** 2 / 2 + distance**2 / 2
 
-    return TEMPERATURES[cost(min(log_temperatures, key=shared_cost)).argmin(0)]
+    s, mean = min(product(range(len(SHARPENINGS)), log_temperatures), key=shared_cost)
+    return float(SHARPENINGS[s]), TEMPERATURES[cost(s, mean).argmin(0)]
 
 
 def _repeated(rows: Tensor) -> Tensor:

@@ -109,6 +109,9 @@ def test_impossible_tokens_are_not_drawn_however_many_rows():
 def test_generation_with_cache_equals_generation_without(network, rows, kappa, reads_mixture):
     model = network(kappa=kappa, num_encoder_layers=2)
     model.reads_mixture = reads_mixture
+    if reads_mixture:
+        model.sharpening = 0.25
+        model.temperatures.copy_(torch.linspace(1, 2, len(SIZES)))
     # Sharp distributions, so that a wrong hidden state means a wrong token.
     model.output_bias.mul_(5)
     model.token_output.free.mul_(50)
@@ -327,7 +330,8 @@ def test_steering_is_the_same_in_both_ways(network, generator_of):
     model, excluded = network(), (0, 19, -1, 1, 6)
     with torch.no_grad():
         model.output_bias.copy_(3 * (0.618 * torch.arange(len(model.output_bias)) % 1))
-        model.token_output.multiply(torch.zeros(len(SIZES)))
+        model.token_output.free.zero_()
+        model.token_output.smooth.zero_()
     steering = Steering((1.0, 0.3, 2.0, 1.0, 1.0), (1.0, 0.5, 1.0, 1.0, 0.8), excluded)
     expected = torch.zeros(sum(SIZES))
     drawn = generator_of(model, 3000).generate(3000, rng(), steering=steering, expected=expected)

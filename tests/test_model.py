@@ -211,15 +211,41 @@ def test_outside_training_f_itself_is_read_where_the_model_says_so(network):
 
 
 @torch.no_grad()
-def test_divided_departures_have_the_likelihood_told_for_their_temperatures(network):
-    model, rows = network(), draw_rows(9)
+def test_tempered_logits_have_the_likelihood_told_for_them(network):
+    model, rows = network().eval(), draw_rows(9)
+    model.reads_mixture = True
     order = torch.rand(rows.shape, generator=rng(3)).argsort(1)
-    told = model.nll_at_temperatures(rows, order, rng(), [1.0, 2.0, 5.0])
-    assert_close(told[0], model(rows, order, rng()).nll)
-    temperatures = torch.tensor([2.0, 5.0, 1.0, 2.0, 5.0], dtype=torch.float64)
-    model.divide_departures(temperatures)
-    expected = torch.stack([told[k, :, c] for c, k in enumerate([1, 2, 0, 1, 2])], 1)
-    assert_close(model(rows, order, rng()).nll, expected)
+    powers = [0.0, 0.4]
+    told = model.nll_at_temperatures(rows, order, rng(), powers, [1.0, 2.0, 5.0])
+    assert_close(told[0, 0], model(rows, order, rng()).nll)
+    model.temperatures.copy_(torch.tensor([2.0, 5.0, 1.0, 2.0, 5.0]))
+    for of_power, model.sharpening in zip(told, powers, strict=True):
+        expected = torch.stack([of_power[k, :, c] for c, k in enumerate([1, 2, 0, 1, 2])], 1)
+        assert_close(model(rows, order, rng()).nll, expected)
+
+
+@torch.no_grad()
+def test_tempered_logits_depart_from_the_shares_by_no_more_than_the_network_says(network):
+    model, rows = network().eval(), draw_rows(9)
+    model.reads_mixture, order = True, torch.arange(5).expand(9, -1)
+    plain = model.decode_mixture(model.encode(rows[:, :4], order[:, :4]), order, causal=True)
+    model.sharpening = 0.5
+    model.temperatures.fill_(1.5)
+    scaled = model.decode_mixture(model.encode(rows[:, :4], order[:, :4]), order, causal=True)
+    factors = torch.tensor([0, 1 / 1.5, 2**0.5 / 1.5, 1, 1])
+    assert_close(scaled, plain * factors[:, None], check_dtype=False)
+
+
+@torch.no_grad()
+def test_sharpened_logits_are_the_shares_where_nothing_is_known(network):
+    model, rows = network(), draw_rows(9)
+    model.eval().reads_mixture, model.sharpening = True, 0.3
+    order = torch.rand(rows.shape, generator=rng(3)).argsort(1)
+    first = order[:, :1]
+    nll = model(rows, order, rng()).nll.gather(1, first).squeeze(1)
+    shares = [bias.log_softmax(0) for _, bias in model.output_layers()]
+    expected = [-shares[c][row[c]] for c, row in zip(first.squeeze(1), rows, strict=True)]
+    assert_close(nll, torch.stack(expected), check_dtype=False)
 
 
 # Tables of tokens.

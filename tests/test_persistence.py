@@ -716,6 +716,36 @@ def test_a_way_to_read_f_that_is_neither_is_refused(copy):
         NVIBSynthesizer.load_model(copy)
 
 
+@pytest.mark.parametrize('value', ['no', True, -0.1, 1.5])
+def test_a_sharpening_out_of_range_is_refused(copy, value):
+    edit(copy, 'model.json', lambda document: document.update(sharpening=value))
+    with pytest.raises(ModelFileError, match='sharpening must be a number from 0 to 1'):
+        NVIBSynthesizer.load_model(copy)
+
+
+@pytest.mark.parametrize('change', [[0.5], ['no'], [True], [1.0, 1.0], [], [1e9]])
+def test_temperatures_out_of_range_are_refused(copy, change):
+    def edited(document):
+        document['temperatures'] = change + document['temperatures'][1:]
+
+    edit(copy, 'model.json', edited)
+    with pytest.raises(ModelFileError, match=r'temperatures must be .* numbers from 1 to'):
+        NVIBSynthesizer.load_model(copy)
+
+
+def test_temperatures_and_sharpening_come_back(copy, tmp_path):
+    def change(document):
+        assert document['reads_mixture']
+        document['sharpening'] = 0.35
+        document['temperatures'] = [1 + 0.5 * c for c in range(len(document['temperatures']))]
+
+    edit(copy, 'model.json', change)
+    NVIBSynthesizer.load_model(copy).save_model(tmp_path / 'again')
+    network = NVIBSynthesizer.load_model(tmp_path / 'again')._model.network
+    assert network.sharpening == 0.35
+    assert network.temperatures.tolist() == [1 + 0.5 * c for c in range(network.num_columns)]
+
+
 def test_a_deep_value_is_refused(copy):
     deep = [[] for _ in range(500)]
     for outer, inner in itertools.pairwise(deep):

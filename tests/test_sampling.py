@@ -78,11 +78,11 @@ def test_a_pickle_with_a_network_of_another_version_is_refused(fitted, way, monk
     with monkeypatch.context() as patch:
         patch.setattr(sampling, 'NETWORK_VERSION', 2)
         other = cloudpickle.dumps(model)
-    with pytest.raises(ModelFileError, match=r'version 4, received 2\. Load it with'):
+    with pytest.raises(ModelFileError, match=r'version 5, received 2\. Load it with'):
         cloudpickle.loads(other)
     state = model.__getstate__()
     del state['_network_version']  # as pickles before it was kept
-    with pytest.raises(ModelFileError, match='version 4, received none'):
+    with pytest.raises(ModelFileError, match='version 5, received none'):
         FittedModel.__new__(FittedModel).__setstate__(state)
 
 
