@@ -315,6 +315,9 @@ def _stratified(group: Tensor, size: Tensor, n: int, generator: torch.Generator)
 
     Returns:
         Numbers in [0, 1), `(B, n)`.
+
+    References:
+        McKay, Beckman and Conover, Technometrics 21 (1979).
     """
     keys = torch.rand((n, len(group)), generator=generator, dtype=torch.float64)
     shuffled = (group + keys).argsort(1)

@@ -251,9 +251,9 @@ class TabularNVIB(nn.Module):
 
     Attributes:
         reads_mixture: Whether any-order mode reads F itself outside training, in place of draws.
-        temperatures: One per column, `(n,)`, and
-        sharpening: a power: where F itself is read and m columns are known, what a column's logits
-            depart by from their biases is multiplied by $m^s / T$, but by at most 1.
+        temperatures: T of each column, at least 1, `(n,)`.
+        sharpening: Power s. Where F itself is read and m columns are known, what a column's logits
+            depart by from their biases is multiplied by $m^s / T$, but by no more than 1.
 
     Shape:
         - Input: token ids `(B, n)`, an order of the columns `(B, n)`.
@@ -406,8 +406,10 @@ class TabularNVIB(nn.Module):
         for layer in self.decoder_layers:
             read = layer.attention.attend_mixture(layer.norm1(x), *projected, mask=mask)
             x = layer.finish(x, read)
-        read_by_all = x.new_tensor(projected[0].shape[1] - 1)
-        known = read_by_all if mask is None else torch.arange(x.shape[1], device=x.device)
+        if mask is None:  # every query reads all components, of which one is the prior's
+            known = x.new_tensor(projected[0].shape[1] - 1)
+        else:
+            known = torch.arange(x.shape[1], device=x.device)
         scale = (known.pow(self.sharpening) / self.temperatures[order]).clamp_max(1)
         return self.decoder_norm(x) * scale.unsqueeze(-1)
 

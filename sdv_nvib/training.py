@@ -263,9 +263,9 @@ class Trainer:
     after every epoch and kept. Their held-out loss is lower than that of any single step's weights
     before the cooldown, and smooth, so that training may end when it rises.
 
-    In any-order mode the output is calibrated afterwards: with few rows by a temperature for each
-    column, always by the shares of the table in generated rows. With few rows F itself is read, by
-    evaluation attention, wherever the model is not being trained: its noise is for training.
+    In any-order mode the output is calibrated afterwards: with few rows by temperatures, always by
+    the shares of the table in generated rows. With few rows F itself is read, by evaluation
+    attention, wherever the model is not being trained: its noise is for training.
 
     Attributes:
         model: The network, on its device.

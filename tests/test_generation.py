@@ -291,6 +291,27 @@ def test_shares_among_rows_drawn_together_are_those_of_the_model_to_one_row():
     assert (counts - 1000 * logits.softmax(0)).abs().max() < 2
 
 
+def test_every_row_is_drawn_by_its_own_probabilities():
+    shares = torch.tensor([[0.5, 0.3, 0.2], [0.1, 0.1, 0.8], [0.9, 0.1, 0.0], [0.5, 0.3, 0.2]])
+    drawn = torch.stack([draw_tokens(shares.log(), rng(seed)) for seed in range(4000)])
+    counts = functional.one_hot(drawn, 3).sum(0) / 4000
+    assert (counts - shares).abs().max() < 4 * (0.25 / 4000) ** 0.5
+    # Equal rows: which is where in the sequence is random, so no two are the same more often.
+    same = (drawn[:, 0] == drawn[:, 3]).float().mean()
+    assert same < (shares[0] ** 2).sum() + 4 * (0.25 / 4000) ** 0.5
+
+
+def test_rows_that_are_alike_share_the_tokens_evenly():
+    # Every fourth row likes the last token, in no order that the rows show.
+    kinds = torch.randperm(200, generator=rng(9)) < 50
+    shares = torch.where(kinds[:, None], torch.tensor([0.1, 0.9]), torch.tensor([0.8, 0.2]))
+    drawn = torch.stack([draw_tokens(shares.log(), rng(seed)) for seed in range(200)])
+    for kind, expected in ((kinds, 45), (~kinds, 30)):
+        counts = drawn[:, kind].sum(1).float()
+        assert counts.mean() == pytest.approx(expected, abs=0.3)
+        assert counts.std() < 0.75  # independent draws: 2.1 and 4.9
+
+
 @pytest.mark.parametrize('reads_mixture', [False, True])
 def test_memory_that_was_used_before_changes_nothing(network, reads_mixture, generator_of):
     model = network()
