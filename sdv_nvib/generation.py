@@ -102,8 +102,8 @@ def draw_tokens(logits: Tensor, generator: torch.Generator) -> Tensor:
 
     Each draw follows its row's probabilities; together the rows have their uniform numbers spread
     evenly over [0, 1), and so do those that are alike: rows in the order of their expected token
-    have the numbers of a Weyl sequence, moved by a random distance. Few rows then tell nearly as
-    much about the model as many independent ones.
+    have the numbers of a Weyl sequence, moved by a random distance. Few rows then tell more about
+    the model than as many independent ones.
 
     References:
         L'Ecuyer, Lécot and Tuffin, Operations Research 56 (2008): array-RQMC.
@@ -114,8 +114,8 @@ def draw_tokens(logits: Tensor, generator: torch.Generator) -> Tensor:
     ascending = shuffled[cumulative.sum(-1)[shuffled].argsort(descending=True)]
     rank = torch.empty_like(ascending)
     rank[ascending] = torch.arange(num_rows, device=device)
-    start = torch.randint(2**32, (1,), generator=generator, device=device)
-    uniform = ((start + GOLDEN_STEP * rank) % 2**32).float() / 2**32
+    start = (torch.rand(1, generator=generator, device=device) * 2**24).long() * 2**8
+    uniform = ((start + GOLDEN_STEP * rank) & 0xFFFFFFFF).float() / 2**32
     uniform = uniform.clamp_max(1 - 2**-24).unsqueeze(1)
     # Inverse transform sampling.
     drawn = torch.searchsorted(cumulative, uniform * cumulative[:, -1:], right=True)

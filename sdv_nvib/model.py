@@ -390,7 +390,8 @@ class TabularNVIB(nn.Module):
                 are handed in.
 
         Returns:
-            `(B, L, d_model)`.
+            `(B, L, d_model)`, scaled by `sharpening` and `temperatures`: m columns are known where
+            m components are read beside the prior's.
         """
         mask = None
         if causal:
@@ -486,11 +487,21 @@ class TabularNVIB(nn.Module):
             `(S, T, B, n)`.
         """
         _, hidden = self._read(tokens, order, generator)
-        known = order.argsort(1).unsqueeze(-1)  # as many as there are places before the column's
-        scales = ([(known.pow(s) / t).clamp_max(1) for t in temperatures] for s in sharpenings)
-        return torch.stack(
-            [torch.stack([self.token_nll(hidden * k, tokens) for k in of_s]) for of_s in scales]
+        known = order.argsort(1)  # as many as there are places before the column's
+        scales = torch.stack(
+            [(known.pow(s) / t).clamp_max(1) for s in sharpenings for t in temperatures]
         )
+        columns = []
+        layers = zip(hidden.unbind(1), self.output_layers(), strict=True)
+        for c, (h, (weight, bias)) in enumerate(layers):
+            departures = functional.linear(h, weight)
+            tempered = ((bias + k * departures).float() for k in scales[:, :, c].unsqueeze(-1))
+            nll = [
+                functional.cross_entropy(logits, tokens[:, c], reduction='none')
+                for logits in tempered
+            ]
+            columns.append(torch.stack(nll))
+        return torch.stack(columns, -1).unflatten(0, (len(sharpenings), len(temperatures)))
 
     @torch.inference_mode()
     def reconstruct(self, tokens: Tensor, *, cut: bool = False) -> Tensor:

@@ -350,6 +350,8 @@ class Trainer:
         self.schedule = Schedule(epochs * self.steps_per_epoch)
         self.patience = max(3, math.ceil(PATIENCE_SHARE * epochs))
         self.model.reads_mixture = self.model.is_any_order and num_rows < FEW_ROWS
+        self.model.sharpening = 0.0  # of a network that was trained before, too
+        self.model.temperatures.fill_(1)
         self.optimizers = self._optimizers()
         self._start_biases()
         self.replica: nn.Module = self.model
@@ -701,8 +703,8 @@ class Trainer:
 
         What is learned by heart makes them too sure, most where few columns are known and in a
         column of noise: each column's departures from its shares are divided by a temperature,
-        which falls with a power of the number of known columns, to 1 at the lowest. Where nothing
-        is known none are left.
+        which falls with a power of the number of known columns, to 1 at the lowest. Unless that
+        power is 0, none are left where nothing is known.
 
         References:
             Guo et al., On calibration of modern neural networks, ICML 2017.

@@ -95,12 +95,18 @@ def test_all_digits_of_a_seed_count():
     assert (bits.random_raw(2000) % 2**24).tolist() == numbers(5, 2).tolist()
 
 
-@torch.inference_mode()
-def test_impossible_tokens_are_not_drawn_however_many_rows():
-    # So many rows that the last one's uniform number would be rounded to 1 now and then.
-    logits = torch.tensor([[0.0, -math.inf]]).expand(2**22, 2)
-    for seed in range(6):
-        assert not draw_tokens(logits, rng(seed)).any()
+def test_impossible_tokens_are_not_drawn_by_the_largest_number(monkeypatch):
+    logits = torch.tensor([[0.0, -math.inf]])
+    largest = 1 - 2**-24
+    monkeypatch.setattr(torch, 'rand', lambda *_, **__: torch.tensor([largest]))
+    monkeypatch.setattr(generation, 'GOLDEN_STEP', 255)  # the last number before 1 of 32 bits
+    assert draw_tokens(logits.expand(2, 2), rng()).tolist() == [0, 0]
+
+
+def test_equal_rows_do_not_come_out_equal():
+    generator = rng()
+    drawn = torch.stack([draw_tokens(torch.zeros(400, 10), generator) for _ in range(8)], 1)
+    assert len(drawn.unique(dim=0)) > 390
 
 
 @pytest.mark.parametrize(('kappa', 'reads_mixture'), [(1, False), (2, False), (1, True)])
@@ -121,6 +127,24 @@ def test_generation_with_cache_equals_generation_without(network, rows, kappa, r
     assert cached.shape == (rows, len(SIZES))
     assert (cached >= 0).all()
     assert (cached < torch.tensor(SIZES)).all()
+
+
+@torch.no_grad()
+def test_given_values_count_as_known_where_logits_are_tempered(build_model):
+    model = build_model(4, 3).eval()
+    model.token_output.free.mul_(50)
+    model.reads_mixture, model.sharpening = True, 0.3
+    model.temperatures.copy_(torch.tensor([3.0, 2.0]))
+    # Each row knows one value: the other one is the second of its order.
+    for column, size in enumerate((4, 3)):
+        expected = torch.zeros(7)
+        given = torch.tensor([[1, -1] if column else [-1, 2]])
+        AnyOrderGenerator(model, 1).generate(1, rng(), known=given, expected=expected)
+        rows = given.where(given >= 0, torch.zeros(1, dtype=torch.int64)).repeat(size, 1)
+        rows[:, column] = torch.arange(size)
+        order = torch.tensor([[1 - column, column]]).expand(size, -1)
+        shares = torch.exp(-model(rows, order, rng()).nll[:, column])
+        assert torch.allclose(expected.split((4, 3))[column], shares, atol=1e-5)
 
 
 def from_tiles(tiles):
