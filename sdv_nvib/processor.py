@@ -570,7 +570,8 @@ def _set_attributes(
         )
     for key, types in allowed.items():
         value = decode_value(stored[key])
-        if not isinstance(value, types):
+        # Python counts True and False among the whole numbers.
+        if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):
             raise ModelFileError(
                 f'{key} of {type(owner).__name__} must be of another type, received '
                 f'{str(value)[:80]!r}.'

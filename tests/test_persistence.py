@@ -710,6 +710,16 @@ def test_categories_of_another_type_are_refused(copy):
         NVIBSynthesizer.load_model(copy)
 
 
+def test_truth_values_are_no_numbers_of_a_transformer(copy):
+    def change(document):
+        learned = [stored['learned'] for _, stored in document['transformers'] if stored]
+        next(values for values in learned if '_min_value' in values)['_min_value'] = False
+
+    edit(copy, 'transformers.json', change)
+    with pytest.raises(ModelFileError, match="must be of another type, received 'False'"):
+        NVIBSynthesizer.load_model(copy)
+
+
 def test_a_way_to_read_f_that_is_neither_is_refused(copy):
     edit(copy, 'model.json', lambda document: document.update(reads_mixture='no'))
     with pytest.raises(ModelFileError, match="reads_mixture must be true or false, received 'no'"):
