@@ -153,6 +153,11 @@ class TokenTable(nn.Module):
         return self.scale * self.free + functional.pad(smooth, (0, 0, 0, 1))[self.index]
 
 
+def _departure(known: Tensor, sharpening: float, temperature: Tensor | float) -> Tensor:
+    """What departures of logits from their biases are multiplied by, given the known columns."""
+    return (known.pow(sharpening) / temperature).clamp_max(1)
+
+
 def _fourier_features(u: np.ndarray) -> np.ndarray:
     """Features of quantile positions, `(T,)` to `(T, 2 + 2 * NUM_FREQUENCIES)`."""
     top = max(len(u) / 6, 0.5)
@@ -411,7 +416,7 @@ class TabularNVIB(nn.Module):
             known = x.new_tensor(projected[0].shape[1] - 1)
         else:
             known = torch.arange(x.shape[1], device=x.device)
-        scale = (known.pow(self.sharpening) / self.temperatures[order]).clamp_max(1)
+        scale = _departure(known, self.sharpening, self.temperatures[order])
         return self.decoder_norm(x) * scale.unsqueeze(-1)
 
     def output_layers(self) -> list[tuple[Tensor, Tensor]]:
@@ -488,9 +493,7 @@ class TabularNVIB(nn.Module):
         """
         _, hidden = self._read(tokens, order, generator)
         known = order.argsort(1)  # as many as there are places before the column's
-        scales = torch.stack(
-            [(known.pow(s) / t).clamp_max(1) for s in sharpenings for t in temperatures]
-        )
+        scales = torch.stack([_departure(known, s, t) for s in sharpenings for t in temperatures])
         columns = []
         layers = zip(hidden.unbind(1), self.output_layers(), strict=True)
         for c, (h, (weight, bias)) in enumerate(layers):

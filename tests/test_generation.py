@@ -320,7 +320,7 @@ def test_every_row_is_drawn_by_its_own_probabilities():
     drawn = torch.stack([draw_tokens(shares.log(), rng(seed)) for seed in range(4000)])
     counts = functional.one_hot(drawn, 3).sum(0) / 4000
     assert (counts - shares).abs().max() < 4 * (0.25 / 4000) ** 0.5
-    # Equal rows: which is where in the sequence is random, so no two are the same more often.
+    # Equal rows have neighbouring numbers of the sequence, which are far apart.
     same = (drawn[:, 0] == drawn[:, 3]).float().mean()
     assert same < (shares[0] ** 2).sum() + 4 * (0.25 / 4000) ** 0.5
 
