@@ -278,6 +278,7 @@ class TabularNVIB(nn.Module):
     def __init__(self, positions: Sequence[np.ndarray], config: ModelConfig) -> None:
         super().__init__()
         self.config = config
+        self.positions = list(positions)
         self.sizes = [len(p) for p in positions]
         self.num_columns = len(self.sizes)
         d_model = config.d_model

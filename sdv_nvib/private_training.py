@@ -209,6 +209,10 @@ class PrivateTrainer(Trainer):
         """AdamW alone: Muon gives every direction of a gradient the same length, noise as well."""
         return [self._adamw()]
 
+    def _num_pretraining_steps(self, num_steps: int) -> int:
+        """None: the copula is fitted to the rows."""
+        return 0
+
     def _start_biases(self) -> None:
         """Plan the noise, and start from noisy frequencies; those within the noise count as one."""
         self.sample_rate = self.batch_size / len(self.rows.some)

@@ -210,6 +210,14 @@ def test_it_learns_and_counts_the_steps_it_took(make_trainer):
     assert not trainer.model.training
 
 
+def test_few_rows_are_not_preceded_by_rows_of_a_copula_of_them(make_trainer):
+    rows = planted_rows(200)
+    trainer = make_trainer(rows, epochs=8)
+    assert trainer.pretraining_steps == 0
+    trainer.fit(rows)
+    assert trainer.step == 8 * 10 == trainer.schedule.end
+
+
 def test_an_interrupted_fit_has_spent_less(make_trainer):
     trainer = make_trainer(epochs=10)
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from sdv_nvib import training
 from sdv_nvib.errors import TrainingError
 from sdv_nvib.generation import AnyOrderGenerator
 from sdv_nvib.training import (
@@ -45,8 +46,14 @@ def weights_of(trainer):
     return {name: value.clone() for name, value in trainer.model.state_dict().items()}
 
 
+def cost_of(trainer):
+    """Held-out nats of an epoch, and with few rows half of those learned by heart."""
+    weight = 0.5 if 10 <= trainer.rows.num_rows < 500 else 0.0
+    return lambda record: record.validation_reconstruction + weight * record.memorised
+
+
 def assert_has_best_weights(trainer):
-    best = min(trainer.history, key=lambda record: record.validation_reconstruction)
+    best = min(trainer.history, key=cost_of(trainer))
     assert best == trainer.best
     weights = weights_of(trainer)
     trainer.averaged.load_state_dict(trainer.best_weights)
@@ -100,6 +107,37 @@ def two_threads():
     torch.set_num_threads(1)
 
 
+def test_pretraining_knows_what_is_smooth_and_nothing_by_heart(make_trainer):
+    noise = torch.randint(6, (250, 1), generator=torch.Generator().manual_seed(1))
+    rows = torch.cat([planted_rows(250), noise], 1)
+    trainer = make_trainer(sizes=(6, 6, 6), epochs=20)
+    trainer._prepare(rows)
+    before = trainer.validate()
+    trainer._pretrain()
+    assert trainer.step == trainer.pretraining_steps == round(0.25 * 20 * trainer.steps_per_epoch)
+    after = trainer.validate()
+    gained = before['validation_reconstruction'] - after['validation_reconstruction']
+    assert gained > 0.25 * math.log(6)
+    assert abs(after['memorised']) < 0.1
+    assert not trainer.history
+
+
+@pytest.mark.parametrize(('rows', 'expected'), [(9, 0), (11, 5), (2200, 200), (2230, 0)])
+def test_few_rows_alone_are_pretrained_for(make_trainer, rows, expected):
+    trainer = make_trainer(epochs=20)
+    trainer._prepare(planted_rows(rows))
+    assert trainer.pretraining_steps == expected
+    assert trainer.schedule.end == 20 * trainer.steps_per_epoch + expected
+
+
+def test_few_rows_learned_by_heart_count_against_an_epoch(make_trainer):
+    noise = torch.randint(6, (60, 4), generator=torch.Generator().manual_seed(0))
+    trainer = make_trainer(sizes=(6,) * 4, epochs=100, lambda_gaussian=0.0, lambda_dirichlet=0.0)
+    trainer.fit(noise)
+    assert_has_best_weights(trainer)
+    assert trainer.history[-1].memorised > trainer.best.memorised + 0.1
+
+
 def test_parts_of_a_batch_on_threads_give_the_gradients_of_their_mean_loss(
     make_trainer, two_threads
 ):
@@ -150,7 +188,7 @@ def test_fewer_rows_than_a_batch_train(make_trainer, rows):
     trainer = make_trainer(batch_size=512, epochs=20)
     trainer.fit(planted_rows(rows))
     assert trainer.steps_per_epoch == 1
-    assert trainer.step == len(trainer.history) <= 20
+    assert trainer.step - trainer.pretraining_steps == len(trainer.history) <= 20
     fitted = [record.reconstruction for record in trainer.history]
     assert min(fitted) < fitted[0]
     assert_has_best_weights(trainer)
@@ -200,7 +238,8 @@ def test_early_stopping_keeps_the_best_weights(make_trainer):
     assert_has_best_weights(trainer)
 
 
-def test_nats_learned_by_heart_are_counted(make_trainer):
+def test_nats_learned_by_heart_are_counted(make_trainer, monkeypatch):
+    monkeypatch.setattr(training, 'PRETRAINED_ROWS', range(0))
     noise = torch.randint(6, (60, 4), generator=torch.Generator().manual_seed(0))
     trainer = make_trainer(sizes=(6,) * 4, epochs=100, lambda_gaussian=0.0, lambda_dirichlet=0.0)
     trainer._prepare(noise)

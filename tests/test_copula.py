@@ -1,0 +1,93 @@
+"""Tests of the smooth model of few rows: it knows what is linear, and takes no chance for more."""
+
+import numpy as np
+import pytest
+
+from sdv_nvib.copula import copula_rows
+
+LABELS = np.full(4, np.nan)
+
+
+def quantiles(tokens, missing=0):
+    return np.append((np.arange(tokens) + 0.5) / tokens, [np.nan] * missing)
+
+
+def tokens_of(numbers, bins):
+    return (numbers.argsort().argsort() * bins) // len(numbers)
+
+
+def agreement(one, other, sizes=(4, 4)):
+    """Cramér's V of two columns of labels."""
+    table = np.zeros(sizes)
+    np.add.at(table, (one, other), 1)
+    expected = table.sum(1, keepdims=True) * table.sum(0) / table.sum()
+    return np.sqrt(((table - expected) ** 2 / expected).sum() / table.sum() / (min(sizes) - 1))
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)
+
+
+def test_every_column_has_its_shares(rng):
+    labels = rng.choice(4, 300, p=[0.7, 0.2, 0.08, 0.02])
+    numbers = np.where(labels == 1, 20, tokens_of(rng.normal(size=300), 20))  # 20: missing
+    table = np.stack([labels, numbers, rng.integers(2, size=300)], 1)
+    positions = [LABELS, quantiles(20, missing=1), LABELS[:2]]
+    drawn = copula_rows(table, positions, 20_000, rng)
+    assert drawn.dtype == np.int64
+    for column, size in enumerate([4, 21, 2]):
+        seen, made = (np.bincount(t[:, column], minlength=size) / len(t) for t in (table, drawn))
+        assert made == pytest.approx(seen, abs=0.025)
+
+
+def test_what_depends_linearly_depends_in_drawn_rows(rng):
+    label = rng.integers(4, size=250)
+    one = np.array([0.0, 6.0, 2.0, 4.0])[label] + rng.normal(size=250)
+    other = rng.normal(size=250) - 2 * one
+    numbers = np.where(label == 3, 30, tokens_of(other, 30))  # missing with one label alone
+    twin = np.where(rng.random(250) < 0.9, (label + 1) % 4, rng.integers(4, size=250))
+    table = np.stack([label, tokens_of(one, 30), numbers, twin], 1)
+    positions = [LABELS, quantiles(30), quantiles(30, missing=1), LABELS]
+    drawn = copula_rows(table, positions, 20_000, rng)
+    for label in range(4):
+        seen, made = (t[t[:, 0] == label, 1].mean() for t in (table, drawn))
+        assert made == pytest.approx(seen, abs=2)
+    present = drawn[:, 2] < 30
+    assert np.corrcoef(drawn[present, 1], drawn[present, 2])[0, 1] < -0.8
+    assert (drawn[~present, 0] == 3).mean() > 0.7
+    assert agreement(drawn[:, 0], drawn[:, 3]) > 0.6 * agreement(table[:, 0], table[:, 3])
+
+
+def test_what_may_be_chance_is_left_out(rng):
+    noise = np.stack([rng.integers(4, size=60) for _ in range(2)], 1)
+    assert agreement(*noise.T) > 0.1
+    numbers = [tokens_of(rng.normal(size=60), 7) for _ in range(2)]
+    table = np.column_stack([noise, *numbers])
+    drawn = copula_rows(table, [LABELS, LABELS, quantiles(7), quantiles(7)], 20_000, rng)
+    assert agreement(*drawn[:, :2].T) < 0.05
+    assert abs(np.corrcoef(drawn[:, 2], drawn[:, 3])[0, 1]) < 0.1
+    means = [drawn[drawn[:, 0] == label, 2].mean() for label in range(4)]
+    assert np.ptp(means) < 0.5
+
+
+@pytest.mark.parametrize('rows', [2, 10, 40])
+def test_constant_columns_and_values_never_seen_are_no_obstacle(rng, rows):
+    ordered = rng.integers(3, size=rows)  # of 5 tokens two are never seen
+    table = np.stack([np.zeros(rows, int), ordered, np.full(rows, 3), np.full(rows, 2)], 1)
+    positions = [LABELS[:1], quantiles(5), quantiles(3, missing=1), LABELS]
+    drawn = copula_rows(table, positions, 500, rng)
+    assert (drawn[:, 0] == 0).all()
+    assert (drawn[:, 2] == 3).mean() > 0.8
+    assert (drawn >= 0).all()
+    assert (drawn < [1, 5, 4, 4]).all()
+
+
+def test_the_same_seed_gives_the_same_rows():
+    table = np.random.default_rng(1).integers(4, size=(50, 3))
+    positions = [LABELS, quantiles(4), LABELS]
+    one, same, other = (
+        copula_rows(table, positions, 100, np.random.default_rng(seed)) for seed in (2, 2, 3)
+    )
+    assert (one == same).all()
+    assert (one != other).any()
