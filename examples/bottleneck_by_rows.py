@@ -173,6 +173,8 @@ def main() -> None:
     parser.add_argument('--settings', nargs='+', default=list(SETTINGS), choices=list(SETTINGS))
     parser.add_argument('--output', type=Path, required=True)
     arguments = parser.parse_args()
+    if 'default' not in arguments.settings:
+        parser.error('--settings needs default, which the plot compares the others with.')
     arguments.output.mkdir(parents=True, exist_ok=True)
     path = arguments.output / 'bottleneck.csv'
     done = pd.read_csv(path) if path.exists() else pd.DataFrame(columns=[*KEYS, *MEASURES])
