@@ -10,6 +10,7 @@ import numpy as np
 from scipy.special import ndtri
 from sklearn.covariance import ledoit_wolf
 from sklearn.linear_model import RidgeCV
+from sklearn.preprocessing import scale
 
 __all__ = ['copula_rows']
 
@@ -46,13 +47,14 @@ def copula_rows(
     """
     num_ordered = [int(np.isfinite(p).sum()) for p in positions]
     ordered = [i for i, k in enumerate(num_ordered) if k > 2]
-    labels, sizes = [], []
     labelled = [i for i, p in enumerate(positions) if i not in ordered or np.isnan(p).any()]
-    for i in labelled:
-        is_missing = tokens[:, i] == num_ordered[i]  # an ordered column's last token
-        labels.append(is_missing.astype(np.int64) if i in ordered else tokens[:, i])
-        sizes.append(2 if i in ordered else len(positions[i]))
-    drawn_labels = _draw_labels(labels, sizes, num_rows, rng)
+    indicators = [
+        np.eye(2)[(tokens[:, i] == num_ordered[i]).astype(np.int64)]  # its last one is missing
+        if i in ordered
+        else np.eye(len(positions[i]))[tokens[:, i]]
+        for i in labelled
+    ]
+    drawn_labels = _draw_labels(indicators, num_rows, rng)
     drawn = np.zeros((num_rows, tokens.shape[1]), np.int64)
     for i, column in zip(labelled, drawn_labels, strict=True):
         drawn[:, i] = column * num_ordered[i] if i in ordered else column
@@ -65,9 +67,7 @@ def copula_rows(
         ends.append(np.cumsum(shares))
         middles = np.append(ends[-1] - shares / 2, 0.5)  # a missing one's is its column's mean
         scores.append(ndtri(middles)[tokens[:, i]])
-    drawn_scores = _draw_scores(
-        _standardised(np.stack(scores, 1)), labels, sizes, drawn_labels, num_rows, rng
-    )
+    drawn_scores = _draw_scores(scale(np.stack(scores, 1)), indicators, drawn_labels, num_rows, rng)
     for i, end, score in zip(ordered, ends, drawn_scores.T, strict=True):
         present = drawn[:, i] < num_ordered[i]
         rank = score[present].argsort().argsort()
@@ -81,26 +81,21 @@ def _shares(column: np.ndarray, size: int) -> np.ndarray:
     return np.bincount(column, minlength=size) / max(1, len(column))
 
 
-def _standardised(columns: np.ndarray) -> np.ndarray:
-    spread = columns.std(0)
-    return (columns - columns.mean(0)) / np.where(spread > 0, spread, 1)
-
-
 def _draw_labels(
-    labels: Sequence[np.ndarray], sizes: Sequence[int], num_rows: int, rng: np.random.Generator
+    indicators: Sequence[np.ndarray], num_rows: int, rng: np.random.Generator
 ) -> list[np.ndarray]:
-    """Labels that depend on each other as the given ones do, less what may be chance."""
-    if not labels:
+    """Labels that depend on each other as those of `(N, k)` indicators do, less what is chance."""
+    if not indicators:
         return []
-    indicators = [np.eye(size)[column] for column, size in zip(labels, sizes, strict=True)]
-    indicators = [column - column.mean(0) for column in indicators]
-    shrinkage = _shrinkage(indicators)
-    num_seen = len(labels[0])
+    centred = [indicator - indicator.mean(0) for indicator in indicators]
+    shrinkage = _shrinkage(centred)
+    num_seen = len(centred[0])
     shared = rng.standard_normal((num_rows, num_seen), np.float32)
     drawn = []
-    for column, size, indicator in zip(labels, sizes, indicators, strict=True):
-        joint = shared @ (indicator / np.sqrt(num_seen)).astype(np.float32)
-        share = _shares(column, size).astype(np.float32)
+    for indicator, deviation in zip(indicators, centred, strict=True):
+        size = indicator.shape[1]
+        joint = shared @ (deviation / np.sqrt(num_seen)).astype(np.float32)
+        share = indicator.mean(0).astype(np.float32)
         root = np.sqrt(share)
         own = root * rng.standard_normal((num_rows, size), np.float32)
         own -= root**2 * own.sum(1, keepdims=True)  # the covariance of an indicator, too
@@ -140,8 +135,7 @@ def _shrinkage(columns: Sequence[np.ndarray]) -> float:
 
 def _draw_scores(
     scores: np.ndarray,
-    labels: Sequence[np.ndarray],
-    sizes: Sequence[int],
+    indicators: Sequence[np.ndarray],
     drawn_labels: Sequence[np.ndarray],
     num_rows: int,
     rng: np.random.Generator,
@@ -149,16 +143,15 @@ def _draw_scores(
     """Normal scores given drawn labels: ridge regression, and residuals with a covariance."""
     drawn = np.zeros((num_rows, scores.shape[1]))
     residuals, left = scores, np.ones(scores.shape[1])
-    if labels:
-        seen = np.concatenate([np.eye(s)[c] for c, s in zip(labels, sizes, strict=True)], 1)
+    if indicators:
+        seen = np.concatenate(indicators, 1)
         ridge = RidgeCV(PENALTIES, alpha_per_target=True).fit(seen, scores)
         residuals = scores - ridge.predict(seen).reshape(scores.shape)
         left = -np.asarray(ridge.best_score_)  # mean squared error of rows left out one by one
         effects = ridge.coef_.reshape(scores.shape[1], -1).T
-        offsets = np.cumsum([0, *sizes])
+        offsets = np.cumsum([0, *(indicator.shape[1] for indicator in indicators)])
         for column, offset in zip(drawn_labels, offsets, strict=False):
             drawn += effects[offset + column]
-    covariance, _ = ledoit_wolf(_standardised(residuals))
-    values, vectors = np.linalg.eigh(covariance)
-    noise = rng.standard_normal((num_rows, len(values))) * np.sqrt(values.clip(min=0))
-    return drawn + (noise @ vectors.T) * np.sqrt(left.clip(0, 1))
+    covariance, _ = ledoit_wolf(scale(residuals))
+    noise = rng.multivariate_normal(np.zeros(len(left)), covariance, num_rows, method='eigh')
+    return drawn + noise * np.sqrt(left.clip(0, 1))
