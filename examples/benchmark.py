@@ -18,15 +18,17 @@ the name of a class in `sdv.single_table`, or
 
 Every run is a process of its own on the same cores with as many threads: fit (wall and CPU
 seconds), sample as many rows as there are training rows (rows per second), peak memory of both in
-MB, then the scores of `sdv_nvib.quality`, the same code for all. Each run leaves one JSON file in
-OUTPUT/runs; runs that have one are not repeated (--retry repeats the failed ones), so the same
-command goes on where it stopped. OUTPUT gets results.csv (every run), results.md (mean and spread
-over seeds), quality_time.png and errors_DATASET.png, a heat map of every column's and every pair's
-error. Column names are SDGym's where it has one.
+MB, then the scores of `sdv_nvib.quality`, the same code for all; where training rows are fewer
+than 2,000, utility (its mean) and DCR share are of several such samples, 2,000 rows in all. Each
+run leaves one JSON file in OUTPUT/runs; runs that have one are not repeated (--retry repeats the
+failed ones), so the same command goes on where it stopped. OUTPUT gets results.csv (every run),
+results.md (mean and spread over seeds), quality_time.png and errors_DATASET.png, a heat map of
+every column's and every pair's error. Column names are SDGym's where it has one.
 """
 
 import argparse
 import json
+import math
 import os
 import platform
 import subprocess
@@ -48,6 +50,7 @@ SHOWN = {  # columns of the Markdown table: decimals
     'Utility': 3, 'DCR_Share': 3, 'Exact_Copies': 4,
 }
 # fmt: on
+SCORED_ROWS = 2000  # fewer leave utility and DCR share to chance
 COLOURS = ('#0072B2', '#E69F00', '#009E73', '#CC79A7', '#D55E00', '#56B4E9', '#000000')
 MARKERS = 'osD^vPX*'
 
@@ -109,19 +112,19 @@ class _IndependentColumns:
     """Every column drawn on its own from the training rows."""
 
     def __init__(self, seed):
-        self.seed, self.size = seed, lambda folder: 0
+        import numpy as np
+
+        self.rng, self.size = np.random.default_rng(seed), lambda folder: 0
 
     def fit(self, rows):
         self.rows = rows
 
     def sample(self, size):
-        import numpy as np
         import pandas as pd
 
-        rng = np.random.default_rng(self.seed)
         drawn = [
-            self.rows[name].sample(size, replace=True, random_state=rng).reset_index(drop=True)
-            for name in self.rows
+            column.sample(size, replace=True, random_state=self.rng).reset_index(drop=True)
+            for _, column in self.rows.items()
         ]
         return pd.concat(drawn, axis=1)
 
@@ -181,6 +184,7 @@ def measure(job, result, scratch):
     """Fit, sample and score one job; fill in `result` as far as it gets."""
     import pandas as pd
     from sdv.metadata import Metadata
+    from sklearn.model_selection import KFold
 
     from sdv_nvib.quality import evaluate_quality, pair_errors, shape_errors
 
@@ -189,11 +193,12 @@ def measure(job, result, scratch):
     train, test = read_split(folder, 'train'), read_split(folder, 'test')
     info = folder / 'info.json'
     target = json.loads(info.read_text()).get('target') if info.exists() else None
-    if job['Resplit'] and test is not None:  # another split for every seed, the same for all
-        rows = pd.concat([train, test]).sample(frac=1, random_state=job['Seed'])
-        train, test = (
-            part.reset_index(drop=True) for part in (rows[: len(train)], rows[len(train) :])
-        )
+    if job['Resplit'] and test is not None:  # a fold of its own for every seed, the same for all
+        rows = pd.concat([train, test], ignore_index=True)
+        num_folds = max(2, round(len(rows) / len(test)))
+        repeat, fold = divmod(job['Seed'], num_folds)
+        folds = list(KFold(num_folds, shuffle=True, random_state=repeat).split(rows))
+        train, test = (rows.iloc[part].reset_index(drop=True) for part in folds[fold])
     if job['Rows']:  # another subset for every seed, the same for every synthesizer
         size = min(job['Rows'], len(train))
         train = train.sample(size, random_state=job['Seed']).reset_index(drop=True)
@@ -211,6 +216,8 @@ def measure(job, result, scratch):
     )
     scores = {column_name(measure): value for measure, value in evaluation.to_dict().items()}
     result.update(scores)
+    if test is not None and len(train) < SCORED_ROWS and job['Synthesizer'] != 'RealTest':
+        result.update(scores_of_more(model, synthetic, train, test, metadata, target))
     errors = pair_errors(train, synthetic, metadata).to_numpy(copy=True)
     columns = shape_errors(train, synthetic, metadata)
     errors[range(len(errors)), range(len(errors))] = columns
@@ -218,6 +225,22 @@ def measure(job, result, scratch):
     if job['Synthesizer'] == 'RealTest':  # no model; its rows are the very rows it is scored on
         no_sense = ('Train_Time', 'Train_CPU_Time', 'Rows_Per_Second', 'Utility', 'DCR_Share')
         result.update(dict.fromkeys((*no_sense, 'DCR_Overfitting_Protection'), float('nan')))
+
+
+def scores_of_more(model, synthetic, train, test, metadata, target):
+    """Return utility, mean over samples, and DCR share of more rows of a model of few rows."""
+    import pandas as pd
+
+    from sdv_nvib.quality import dcr_share, utility
+
+    size = len(synthetic)
+    samples = [synthetic]
+    samples += [model.sample(size) for _ in range(math.ceil(SCORED_ROWS / size) - 1)]
+    scores = {'DCR_Share': dcr_share(train, test, pd.concat(samples), metadata)}
+    if target is not None:
+        utilities = [utility(sample, test, metadata, target) for sample in samples]
+        scores['Utility'] = sum(utilities) / len(utilities)
+    return scores
 
 
 def run_child(job):
@@ -455,7 +478,10 @@ def main():
     parser.add_argument('--cores', default='0,1', help='cores of every run; one thread each')
     parser.add_argument('--rows', type=int, help='train on a random subset of this size')
     parser.add_argument(
-        '--resplit', action='store_true', help='divide train and test rows anew for every seed'
+        '--resplit',
+        action='store_true',
+        help='divide train and test rows anew: every seed is one fold of a repeated '
+        'cross-validation (with a third of the rows for the test, seeds 0 to 2 the first one)',
     )
     parser.add_argument('--timeout', type=float, help='seconds after which a run is given up')
     parser.add_argument('--retry', action='store_true', help='repeat runs that failed')
