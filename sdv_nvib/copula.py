@@ -3,7 +3,6 @@
 Third in the flow, beside the network: token ids in, token ids out. No torch here.
 """
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -16,6 +15,8 @@ __all__ = ['copula_rows']
 
 PENALTIES = np.geomspace(0.1, 1000, 17)
 SHARE_ROUNDS, SHARE_ROWS, SHARE_RATE = 100, 4096, 0.1
+CHANCE_FACTOR = 2  # what is taken off a squared covariance, in units of what chance gives
+MAX_LABELS = 4096  # whose dependence is drawn, of all columns together
 
 
 def copula_rows(
@@ -24,10 +25,12 @@ def copula_rows(
     """Draw rows from a Gaussian copula of numbers given one of labels.
 
     The labels of a row, its tokens without an order and what is missing, are the largest entries
-    of Gaussian vectors with the covariance of their indicators, shrunk between columns. Its ordered
-    tokens are the quantiles of normal scores, which depend on the labels linearly and on each
-    other by a shrunk covariance. All strengths of shrinkage are estimated. Every column has its
-    shares of the table in the mean.
+    of Gaussian vectors with the covariance of their indicators. Its ordered tokens are the
+    quantiles of normal scores, which depend on the labels linearly and on each other by a shrunk
+    covariance. What labels have in common with another column is shrunk pair by pair: off the sum
+    of the squared covariances twice as much is taken as independent columns would have, and a
+    pair that has no more is taken to be independent. Every column has its shares of the table in
+    the mean.
 
     Args:
         tokens: Token ids of the table, `(N, n)`, at least 2 rows.
@@ -40,10 +43,9 @@ def copula_rows(
         Token ids, `(num_rows, n)` int64.
 
     References:
-        Schäfer and Strimmer, A shrinkage approach to large-scale covariance matrix estimation,
-        Statistical Applications in Genetics and Molecular Biology 4 (2005), target D; Ledoit and
-        Wolf, A well-conditioned estimator for large-dimensional covariance matrices, Journal of
-        Multivariate Analysis 88 (2004).
+        James and Stein, Estimation with quadratic loss, Fourth Berkeley Symposium (1961), for the
+        pairs; Ledoit and Wolf, A well-conditioned estimator for large-dimensional covariance
+        matrices, Journal of Multivariate Analysis 88 (2004), for the scores.
     """
     num_ordered = [int(np.isfinite(p).sum()) for p in positions]
     ordered = [i for i, k in enumerate(num_ordered) if k > 2]
@@ -81,56 +83,59 @@ def _shares(column: np.ndarray, size: int) -> np.ndarray:
     return np.bincount(column, minlength=size) / max(1, len(column))
 
 
+def _left_of(squares: np.ndarray, spreads: np.ndarray, num_rows: int) -> np.ndarray:
+    """How much of the covariances of pairs of columns is left, in [0, 1].
+
+    Args:
+        squares: Sum of the squared covariances of each pair.
+        spreads: Product of the variances of both, as broad as `squares`.
+        num_rows: Rows that they are from: independent columns have squares of spreads / num_rows.
+    """
+    chance = CHANCE_FACTOR * spreads / num_rows
+    return np.where(squares > chance, 1 - chance / np.where(squares > chance, squares, 1), 0)
+
+
+def _valid(factors: np.ndarray) -> np.ndarray:
+    """A correlation matrix near symmetric factors: no variance is negative in any direction."""
+    np.fill_diagonal(factors, 1)
+    values, vectors = np.linalg.eigh(factors)
+    root = vectors * np.sqrt(values.clip(0))
+    root /= np.sqrt((root**2).sum(1, keepdims=True))
+    return root @ root.T
+
+
 def _draw_labels(
     indicators: Sequence[np.ndarray], num_rows: int, rng: np.random.Generator
 ) -> list[np.ndarray]:
     """Labels that depend on each other as those of `(N, k)` indicators do, less what is chance."""
-    if not indicators:
-        return []
-    centred = [indicator - indicator.mean(0) for indicator in indicators]
-    shrinkage = _shrinkage(centred)
-    num_seen = len(centred[0])
-    shared = rng.standard_normal((num_rows, num_seen), np.float32)
-    drawn = []
-    for indicator, deviation in zip(indicators, centred, strict=True):
-        size = indicator.shape[1]
-        joint = shared @ (deviation / np.sqrt(num_seen)).astype(np.float32)
-        share = indicator.mean(0).astype(np.float32)
-        root = np.sqrt(share)
-        own = root * rng.standard_normal((num_rows, size), np.float32)
-        own -= root**2 * own.sum(1, keepdims=True)  # the covariance of an indicator, too
-        height = share + math.sqrt(1 - shrinkage) * joint + math.sqrt(shrinkage) * own
+    sizes = np.array([indicator.shape[1] for indicator in indicators], np.int64)
+    by_size = sizes.argsort(kind='stable')
+    joint = by_size[sizes[by_size].cumsum() <= MAX_LABELS]  # the others depend on no label
+    drawn = [rng.choice(len(x.T), num_rows, p=x.mean(0)) for x in indicators]
+    if not len(joint):
+        return drawn
+    num_seen, starts = len(indicators[0]), np.append(0, sizes[joint].cumsum())
+    deviations = np.concatenate([indicators[i] - indicators[i].mean(0) for i in joint], 1)
+    covariance = deviations.T @ deviations / num_seen
+    squares = np.add.reduceat(np.add.reduceat(covariance**2, starts[:-1]), starts[:-1], 1)
+    spread = np.add.reduceat(covariance.diagonal(), starts[:-1])
+    left = _valid(_left_of(squares, np.outer(spread, spread), num_seen))
+    block = np.repeat(np.arange(len(joint)), sizes[joint])
+    covariance *= left[block[:, None], block]
+    covariance[np.diag_indices_from(covariance)] += 1e-8  # labels of a column add up to nothing
+    root = np.linalg.cholesky(covariance).astype(np.float32)
+    heights = rng.standard_normal((num_rows, len(root)), np.float32) @ root.T
+    for i, start, end in zip(joint, starts, starts[1:], strict=False):
+        share = indicators[i].mean(0).astype(np.float32)
+        height = share + heights[:, start:end]
         bias = np.where(share > 0, 0, -np.inf).astype(np.float32)
         for _ in range(SHARE_ROUNDS):
             highest = (height[:SHARE_ROWS] + bias).argmax(1)
             # Half a row more on either side: a rare label may have been drawn for none.
-            ratio = (share + 0.5 / SHARE_ROWS) / (_shares(highest, size) + 0.5 / SHARE_ROWS)
+            ratio = (share + 0.5 / SHARE_ROWS) / (_shares(highest, len(share)) + 0.5 / SHARE_ROWS)
             bias += SHARE_RATE * np.log(ratio).clip(-1, 1).astype(np.float32)
-        drawn.append((height + bias).argmax(1))
+        drawn[i] = (height + bias).argmax(1)
     return drawn
-
-
-def _shrinkage(columns: Sequence[np.ndarray]) -> float:
-    """How much of the squared covariances between columns is expected of chance, in [0, 1].
-
-    Args:
-        columns: Centred vectors of every row for each column, `(N, k)` each; they are compared at
-            a total variance of 1.
-    """
-    num_rows = len(columns[0])
-    norm, products = np.zeros(num_rows), np.zeros((num_rows, num_rows))
-    fourth = squares = 0.0  # what columns have by themselves is taken off
-    for column in columns:
-        scaled = column / max(np.sqrt(column.var(0).sum()), 1e-9)
-        gram = scaled @ scaled.T / num_rows
-        squares -= (gram**2).sum()
-        fourth -= (gram.diagonal() ** 2).mean() * num_rows**2
-        products += gram
-        norm += gram.diagonal() * num_rows
-    squares += (products**2).sum()
-    fourth += (norm**2).mean()
-    variance = (fourth - squares) / (num_rows - 1)
-    return float(np.clip(variance / max(squares, 1e-12), 0, 1))
 
 
 def _draw_scores(
@@ -140,18 +145,24 @@ def _draw_scores(
     num_rows: int,
     rng: np.random.Generator,
 ) -> np.ndarray:
-    """Normal scores given drawn labels: ridge regression, and residuals with a covariance."""
-    drawn = np.zeros((num_rows, scores.shape[1]))
-    residuals, left = scores, np.ones(scores.shape[1])
-    if indicators:
-        seen = np.concatenate(indicators, 1)
-        ridge = RidgeCV(PENALTIES, alpha_per_target=True).fit(seen, scores)
-        residuals = scores - ridge.predict(seen).reshape(scores.shape)
-        left = -np.asarray(ridge.best_score_)  # mean squared error of rows left out one by one
-        effects = ridge.coef_.reshape(scores.shape[1], -1).T
-        offsets = np.cumsum([0, *(indicator.shape[1] for indicator in indicators)])
-        for column, offset in zip(drawn_labels, offsets, strict=False):
-            drawn += effects[offset + column]
+    """Normal scores given drawn labels: ridge regressions, and residuals with a covariance."""
+    num_seen, num_scores = scores.shape
+    drawn = np.zeros((num_rows, num_scores))
+    residuals, unexplained = scores.copy(), np.ones(num_scores)
+    squares = [((x.T @ scores / num_seen) ** 2).sum(0) for x in indicators]  # scores have mean 0
+    spreads = [np.full(num_scores, x.var(0).sum()) for x in indicators]
+    scaled = [np.sqrt(_left_of(s, v, num_seen)) for s, v in zip(squares, spreads, strict=True)]
+    for t in range(num_scores):
+        used = [g for g, factor in enumerate(scaled) if factor[t] > 0]
+        if not used:
+            continue
+        seen = np.concatenate([scaled[g][t] * indicators[g] for g in used], 1)
+        ridge = RidgeCV(PENALTIES).fit(seen, scores[:, t])
+        residuals[:, t] -= ridge.predict(seen)
+        unexplained[t] = -ridge.best_score_  # mean squared error of rows left out one by one
+        ends = np.cumsum([indicators[g].shape[1] for g in used])
+        for g, effect in zip(used, np.split(ridge.coef_, ends[:-1]), strict=True):
+            drawn[:, t] += scaled[g][t] * effect[drawn_labels[g]]
     covariance, _ = ledoit_wolf(scale(residuals))
-    noise = rng.multivariate_normal(np.zeros(len(left)), covariance, num_rows, method='eigh')
-    return drawn + noise * np.sqrt(left.clip(0, 1))
+    noise = rng.multivariate_normal(np.zeros(num_scores), covariance, num_rows, method='eigh')
+    return drawn + noise * np.sqrt(unexplained.clip(0, 1))

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from sdv_nvib import copula
 from sdv_nvib.copula import copula_rows
 
 LABELS = np.full(4, np.nan)
@@ -69,6 +70,36 @@ def test_what_may_be_chance_is_left_out(rng):
     assert abs(np.corrcoef(drawn[:, 2], drawn[:, 3])[0, 1]) < 0.1
     means = [drawn[drawn[:, 0] == label, 2].mean() for label in range(4)]
     assert np.ptp(means) < 0.5
+
+
+def test_columns_of_noise_do_not_hide_two_that_depend_on_each_other(rng):
+    label = rng.integers(4, size=120)
+    twin = np.where(rng.random(120) < 0.8, label, rng.integers(4, size=120))
+    number = tokens_of(label + 0.8 * rng.normal(size=120), 15)
+    noise = rng.integers(4, size=(120, 20))
+    positions = [LABELS, LABELS, quantiles(15), *[LABELS] * 20]
+    table = np.column_stack([label, twin, number, noise])
+    alone = copula_rows(table[:, :3], positions[:3], 20_000, rng)
+    drawn = copula_rows(table, positions, 20_000, rng)
+    assert agreement(*alone[:, :2].T) > 0.5 * agreement(label, twin)
+    assert agreement(*drawn[:, :2].T) > 0.9 * agreement(*alone[:, :2].T)
+    correlation = np.corrcoef(drawn[:, [0, 2]].T)[0, 1]
+    assert correlation > 0.8 * np.corrcoef(label, number)[0, 1]
+    pairs = [agreement(drawn[:, 0], drawn[:, j]) for j in range(3, 23)]
+    assert np.mean(pairs) < 0.02 < 0.1 < np.mean([agreement(label, n) for n in noise.T])
+
+
+def test_columns_of_very_many_labels_are_drawn_by_themselves(rng, monkeypatch):
+    monkeypatch.setattr(copula, 'MAX_LABELS', 20)
+    few = rng.integers(4, size=(200, 2))
+    few[:, 1] = few[:, 0]
+    many = few[:, 0] * 10 + rng.integers(10, size=200)
+    positions = [LABELS, LABELS, np.full(40, np.nan)]
+    drawn = copula_rows(np.column_stack([few, many]), positions, 20_000, rng)
+    assert agreement(*drawn[:, :2].T) > 0.8
+    assert agreement(drawn[:, 0], drawn[:, 2] // 10) < 0.05
+    seen, made = (np.bincount(column, minlength=40) / len(column) for column in (many, drawn[:, 2]))
+    assert made == pytest.approx(seen, abs=0.01)
 
 
 @pytest.mark.parametrize('rows', [2, 10, 40])
