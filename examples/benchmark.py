@@ -186,7 +186,13 @@ def measure(job, result, scratch):
     from sdv.metadata import Metadata
     from sklearn.model_selection import KFold
 
-    from sdv_nvib.quality import evaluate_quality, pair_errors, shape_errors
+    from sdv_nvib.quality import (
+        dcr_share,
+        evaluate_quality,
+        pair_errors,
+        shape_errors,
+        utility,
+    )
 
     folder = Path(job['Folder'])
     metadata = Metadata.load_from_json(str(folder / 'metadata.json'))
@@ -217,7 +223,12 @@ def measure(job, result, scratch):
     scores = {column_name(measure): value for measure, value in evaluation.to_dict().items()}
     result.update(scores)
     if test is not None and len(train) < SCORED_ROWS and job['Synthesizer'] != 'RealTest':
-        result.update(scores_of_more(model, synthetic, train, test, metadata, target))
+        samples = [synthetic]
+        samples += [model.sample(len(train)) for _ in range(1, math.ceil(SCORED_ROWS / len(train)))]
+        result['DCR_Share'] = dcr_share(train, test, pd.concat(samples), metadata)
+        if target is not None:
+            more = [utility(sample, test, metadata, target) for sample in samples[1:]]
+            result['Utility'] = (result['Utility'] + sum(more)) / len(samples)
     errors = pair_errors(train, synthetic, metadata).to_numpy(copy=True)
     columns = shape_errors(train, synthetic, metadata)
     errors[range(len(errors)), range(len(errors))] = columns
@@ -225,22 +236,6 @@ def measure(job, result, scratch):
     if job['Synthesizer'] == 'RealTest':  # no model; its rows are the very rows it is scored on
         no_sense = ('Train_Time', 'Train_CPU_Time', 'Rows_Per_Second', 'Utility', 'DCR_Share')
         result.update(dict.fromkeys((*no_sense, 'DCR_Overfitting_Protection'), float('nan')))
-
-
-def scores_of_more(model, synthetic, train, test, metadata, target):
-    """Return utility, mean over samples, and DCR share of more rows of a model of few rows."""
-    import pandas as pd
-
-    from sdv_nvib.quality import dcr_share, utility
-
-    size = len(synthetic)
-    samples = [synthetic]
-    samples += [model.sample(size) for _ in range(math.ceil(SCORED_ROWS / size) - 1)]
-    scores = {'DCR_Share': dcr_share(train, test, pd.concat(samples), metadata)}
-    if target is not None:
-        utilities = [utility(sample, test, metadata, target) for sample in samples]
-        scores['Utility'] = sum(utilities) / len(utilities)
-    return scores
 
 
 def run_child(job):

@@ -83,16 +83,16 @@ def _shares(column: np.ndarray, size: int) -> np.ndarray:
     return np.bincount(column, minlength=size) / max(1, len(column))
 
 
-def _left_of(squares: np.ndarray, spreads: np.ndarray, num_rows: int) -> np.ndarray:
+def _left_of(squares: np.ndarray, spreads: np.ndarray | float, num_rows: int) -> np.ndarray:
     """How much of the covariances of pairs of columns is left, in [0, 1].
 
     Args:
         squares: Sum of the squared covariances of each pair.
-        spreads: Product of the variances of both, as broad as `squares`.
+        spreads: Product of the variances of both.
         num_rows: Rows that they are from: independent columns have squares of spreads / num_rows.
     """
     chance = CHANCE_FACTOR * spreads / num_rows
-    return np.where(squares > chance, 1 - chance / np.where(squares > chance, squares, 1), 0)
+    return 1 - np.divide(chance, squares, out=np.ones_like(squares), where=squares > chance)
 
 
 def _valid(factors: np.ndarray) -> np.ndarray:
@@ -114,20 +114,20 @@ def _draw_labels(
     drawn = [rng.choice(len(x.T), num_rows, p=x.mean(0)) for x in indicators]
     if not len(joint):
         return drawn
-    num_seen, starts = len(indicators[0]), np.append(0, sizes[joint].cumsum())
+    num_seen, starts = len(indicators[0]), sizes[joint].cumsum() - sizes[joint]
     deviations = np.concatenate([indicators[i] - indicators[i].mean(0) for i in joint], 1)
     covariance = deviations.T @ deviations / num_seen
-    squares = np.add.reduceat(np.add.reduceat(covariance**2, starts[:-1]), starts[:-1], 1)
-    spread = np.add.reduceat(covariance.diagonal(), starts[:-1])
+    squares = np.add.reduceat(np.add.reduceat(covariance**2, starts), starts, 1)
+    spread = np.add.reduceat(covariance.diagonal(), starts)
     left = _valid(_left_of(squares, np.outer(spread, spread), num_seen))
     block = np.repeat(np.arange(len(joint)), sizes[joint])
     covariance *= left[block[:, None], block]
     covariance[np.diag_indices_from(covariance)] += 1e-8  # labels of a column add up to nothing
     root = np.linalg.cholesky(covariance).astype(np.float32)
     heights = rng.standard_normal((num_rows, len(root)), np.float32) @ root.T
-    for i, start, end in zip(joint, starts, starts[1:], strict=False):
+    for i, height in zip(joint, np.split(heights, starts[1:], 1), strict=True):
         share = indicators[i].mean(0).astype(np.float32)
-        height = share + heights[:, start:end]
+        height = height + share
         bias = np.where(share > 0, 0, -np.inf).astype(np.float32)
         for _ in range(SHARE_ROUNDS):
             highest = (height[:SHARE_ROWS] + bias).argmax(1)
@@ -150,8 +150,10 @@ def _draw_scores(
     drawn = np.zeros((num_rows, num_scores))
     residuals, unexplained = scores.copy(), np.ones(num_scores)
     squares = [((x.T @ scores / num_seen) ** 2).sum(0) for x in indicators]  # scores have mean 0
-    spreads = [np.full(num_scores, x.var(0).sum()) for x in indicators]
-    scaled = [np.sqrt(_left_of(s, v, num_seen)) for s, v in zip(squares, spreads, strict=True)]
+    scaled = [
+        np.sqrt(_left_of(square, x.var(0).sum(), num_seen))
+        for square, x in zip(squares, indicators, strict=True)
+    ]
     for t in range(num_scores):
         used = [g for g, factor in enumerate(scaled) if factor[t] > 0]
         if not used:

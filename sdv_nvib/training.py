@@ -61,7 +61,7 @@ FEW_ROWS = 500  # below, F itself is read outside training, and the output is te
 PRETRAINED_ROWS = range(10, 2000)  # to train on, before which the network sees a copula's rows
 PRETRAINING_SHARE = 0.25  # of the steps that epochs may take
 COPULA_ROWS = 2**14
-MEMORISED_WEIGHT = 0.5  # with 200 to 499 rows, beside held-out nats; the more, the fewer rows
+MEMORISED_WEIGHT, MEMORISED_ROWS = 0.5, 200  # beside held-out nats; more with fewer rows
 TEMPERATURES = np.geomspace(1, 8, 19)
 TEMPERATURE_SPREAD, TEMPERATURE_MEAN_SPREAD = 0.3, 0.4  # of their logarithms, beforehand
 SHARPENINGS = np.linspace(0, 0.5, 11)
@@ -702,7 +702,7 @@ class Trainer:
         count for more, as they say more of each row.
         """
         is_strict = self.pretraining_steps > 0 and self.rows.num_rows < FEW_ROWS
-        strictness = max(1.0, 200 / self.rows.num_rows)
+        strictness = max(1.0, MEMORISED_ROWS / self.rows.num_rows)
         weight = MEMORISED_WEIGHT * strictness if is_strict else 0.0
         return record.validation_reconstruction + weight * record.memorised
 
