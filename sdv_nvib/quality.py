@@ -37,6 +37,7 @@ Table = pd.DataFrame | dict[str, pd.DataFrame]
 LABEL_SDTYPES = ('categorical', 'boolean', 'ordinal')
 TREND_BINS = 10
 MISSING = '(missing)'
+SPARSE_VALUES = 20
 TREE_LEVELS = 255  # scikit-learn's gradient boosting knows at most 255 levels per column
 C2ST_ROWS = 10_000
 C2ST_FOLDS = 3
@@ -163,6 +164,8 @@ def _frame(table: Table, metadata: Metadata, argument: str) -> pd.DataFrame:
             f'{argument} must be a DataFrame or a dictionary with one, received '
             f'{type(table).__name__}.'
         )
+    if any(isinstance(column, int) for column in table.columns):  # as SDV does in `fit`
+        table = table.set_axis(table.columns.astype(str), axis=1)
     missing = [column for column in table_metadata['columns'] if column not in table.columns]
     if missing:
         raise InvalidParameterError(
@@ -514,6 +517,21 @@ def _for_trees(tables: list[np.ndarray], categorical: np.ndarray) -> list[np.nda
     return [np.where(categorical, np.minimum(table, TREE_LEVELS - 1), table) for table in tables]
 
 
+def _fill_sparse(
+    learned: np.ndarray, categorical: np.ndarray, *others: np.ndarray
+) -> list[np.ndarray]:
+    """Return the tables with missing as the lowest number of numbers that `learned` hardly has.
+
+    scikit-learn cannot bin a number that is missing in every row, and each fold, or what early
+    stopping leaves of one, may be without the few values that there are.
+    """
+    missing = np.isnan(learned)
+    sparse = ~categorical & ((~missing).sum(axis=0) < SPARSE_VALUES)
+    lowest = np.where(missing, np.inf, learned).min(axis=0) - 1
+    lowest = np.where(np.isfinite(lowest), lowest, 0.0)
+    return [np.where(sparse & np.isnan(table), lowest, table) for table in (learned, *others)]
+
+
 def c2st(
     real: Table,
     synthetic: Table,
@@ -552,15 +570,14 @@ def c2st(
     tables = _for_trees(encoded.tables, encoded.categorical)
     rows = np.concatenate([_subsample(table, size, rng) for table in tables])
     labels = np.repeat([0, 1], size)
-    # A column without any value is dropped: scikit-learn cannot bin it.
-    filled = ~np.isnan(rows).all(axis=0)
-    if not filled.any():
+    if not rows.shape[1]:
         return 1.0
+    (rows,) = _fill_sparse(rows, encoded.categorical)
     classifier = HistGradientBoostingClassifier(
-        categorical_features=encoded.categorical[filled], random_state=seed
+        categorical_features=encoded.categorical, random_state=seed
     )
     folds = StratifiedKFold(C2ST_FOLDS, shuffle=True, random_state=seed)
-    auc = cross_val_score(classifier, rows[:, filled], labels, cv=folds, scoring='roc_auc').mean()
+    auc = cross_val_score(classifier, rows, labels, cv=folds, scoring='roc_auc').mean()
     return float(1 - (2 * max(auc, 0.5) - 1))
 
 
@@ -634,12 +651,14 @@ def utility(train: Table, test: Table, metadata: Metadata, target: str, *, seed:
     fitting = _subsample(fitting, UTILITY_ROWS, np.random.default_rng(seed))
     if len(fitting) == 0 or len(scoring) == 0:
         return math.nan
-    filled = ~np.isnan(fitting).all(axis=0)
-    filled[at] = False
-    if not filled.any():
+    if np.isnan(np.delete(fitting, at, axis=1)).all():
         return math.nan
-    options = {'categorical_features': encoded.categorical[filled], 'random_state': seed}
-    x, y, x_test, y_test = fitting[:, filled], fitting[:, at], scoring[:, filled], scoring[:, at]
+    y, y_test = fitting[:, at], scoring[:, at]
+    categorical, x, x_test = (
+        np.delete(of_column, at, axis=-1) for of_column in (encoded.categorical, fitting, scoring)
+    )
+    x, x_test = _fill_sparse(x, categorical, x_test)
+    options = {'categorical_features': categorical, 'random_state': seed}
     if is_number:
         predicted = HistGradientBoostingRegressor(**options).fit(x, y).predict(x_test)
         return float(np.sqrt(np.mean((predicted - y_test) ** 2)))
@@ -916,7 +935,9 @@ def _attack(members: np.ndarray, others: np.ndarray) -> tuple[float, float, np.n
     from sklearn.metrics import auc, roc_curve
 
     is_member = np.repeat([1, 0], [len(members), len(others)])
-    false, true, _ = roc_curve(is_member, np.concatenate([members, others]))
+    false, true, _ = roc_curve(
+        is_member, np.concatenate([members, others]), drop_intermediate=False
+    )
     return float(auc(false, true)), float(true[false <= 0.01].max()), false, true
 
 
@@ -1207,7 +1228,6 @@ def _sdmetrics_dcr(
 
     name = _table_metadata(metadata)[0]
     columns = _modelled_columns(_table_metadata(metadata)[1])
-    described = {'tables': {name: {'columns': columns}}, 'METADATA_SPEC_VERSION': 'V2'}
     rng = np.random.default_rng(seed)
     size = min(SDMETRICS_DCR_ROWS, len(real), len(real if test is None else test))
 
@@ -1216,6 +1236,10 @@ def _sdmetrics_dcr(
         return _with_text_labels(picked[list(columns)], metadata)
 
     first, second = prepared(real, size), prepared(synthetic, SDMETRICS_DCR_ROWS)
+    # It fails on numbers without any value, and what no row has makes no distance.
+    known = {column: about for column, about in columns.items() if first[column].notna().any()}
+    first, second = first[list(known)], second[list(known)]
+    described = {'tables': {name: {'columns': known}}, 'METADATA_SPEC_VERSION': 'V2'}
     # SDMetrics sets every row of a chunk beside every row of another, and copies that table for
     # every column: with these settings it takes a third of the time and a quarter of the memory.
     # Its random rows have a generator of their own, seeded by a class attribute.
@@ -1223,7 +1247,8 @@ def _sdmetrics_dcr(
     with _kept_numpy_state(seed), pd.option_context('mode.copy_on_write', True):
         if test is not None:
             overfitting: Any = type('Set', (DCROverfittingProtection,), settings)
-            return overfitting.compute(first, second, prepared(test, size), described, name)
+            unseen = prepared(test, size)[list(known)]
+            return overfitting.compute(first, second, unseen, described, name)
         baseline: Any = type('Set', (DCRBaselineProtection,), settings)
         return baseline.compute(first, second, described, name)
 
@@ -1385,10 +1410,12 @@ def evaluate_quality(
 def _draw_numbers(axis: Any, tables: list[np.ndarray], is_date: bool) -> None:
     """Draw two outlines of histograms over the real range, without its outermost 0.5 %."""
     known = [table[~np.isnan(table)] for table in tables]
-    edges = np.histogram_bin_edges(np.concatenate(known), bins=30)
-    if len(known[0]):
-        low, high = np.quantile(known[0], [0.005, 0.995])
-        edges = np.linspace(low, high, 31) if high > low else edges
+    values = known[0] if len(known[0]) else known[1]
+    low, high = np.quantile(values, [0.005, 0.995]) if len(values) else (0.0, 1.0)
+    if low == high:
+        margin = max(0.5, 1e-9 * abs(low))  # wide enough for thirty bins of any number or date
+        low, high = low - margin, high + margin
+    edges = np.linspace(low, high, 31)
     shown = edges.astype('int64').astype('datetime64[ns]') if is_date else edges
     for values, all_values, colour in zip(
         known, tables, (REAL_COLOUR, SYNTHETIC_COLOUR), strict=True

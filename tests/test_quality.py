@@ -156,6 +156,20 @@ def test_c2st_lumps_rare_levels():
     assert quality.c2st(*draw, metadata) > 0.85
 
 
+@pytest.mark.parametrize('present', [0, 1, 3])
+def test_a_number_that_hardly_any_row_has_is_no_obstacle(present):
+    metadata = make_metadata(x='numerical', rare='numerical', y='boolean')
+    rng = np.random.default_rng(0)
+    table = pd.DataFrame({'x': rng.normal(size=12_000), 'rare': np.nan})
+    table['y'] = rng.random(12_000) < 1 / (1 + np.exp(-table.x))
+    other = table.assign(x=rng.normal(size=12_000))
+    table.loc[rng.permutation(12_000)[:present], 'rare'] = 5.0
+    for seed in range(3):  # folds and early stopping divide the rows in another way
+        assert quality.c2st(table, table, metadata, seed=seed, max_rows=900) > 0.8
+        assert 0.6 < quality.c2st(table[:900], other[:900], metadata, seed=seed) <= 1
+        assert 0.7 < quality.utility(table, table[:2000], metadata, 'y', seed=seed) < 0.9
+
+
 def test_utility_of_a_copied_binary_target_is_one_and_of_noise_a_half():
     metadata = make_metadata(x='numerical', y='boolean')
     rng = np.random.default_rng(0)
@@ -306,9 +320,18 @@ def test_tiny_table_with_constant_and_empty_columns():
     assert values['trend error %'] == 0.0
     assert values['exact copies'] == 1.0
     assert values['DCR share'] == 0.5
+    without = quality.evaluate_quality(real, real.iloc[::-1], metadata, target='c')
+    for summary in (result.summary, without.summary):
+        assert not summary['meaning'].str.startswith('Failed').any()
     assert math.isnan(values['C2ST'])
     meaning = result.summary.set_index('measure').loc['C2ST', 'meaning']
     assert meaning.startswith('Not measurable')
+
+
+def test_names_may_be_whole_numbers_as_in_fit():
+    metadata = make_metadata(**{'0': 'numerical', '1': 'categorical'})
+    table = pd.DataFrame({0: range(60), 1: list('ab') * 30})
+    assert quality.evaluate_quality(table, table, metadata).to_dict()['shape error %'] == 0
 
 
 def test_single_column_has_no_trend():
@@ -352,6 +375,15 @@ def test_plot_is_a_picture_of_all_columns(demo, tmp_path):
         quality.save_plot(real, synthetic, metadata, path, columns=['student_id'])
 
 
+@pytest.mark.parametrize('number', [0.0, 7.0, 1e17])
+def test_plot_of_columns_of_one_value(number, tmp_path):
+    metadata = make_metadata(when='datetime', x='numerical', empty='numerical')
+    for rows in (1, 5):
+        when = pd.Timestamp('2020-01-01')
+        table = pd.DataFrame({'when': [when] * rows, 'x': number, 'empty': np.nan})
+        assert quality.save_plot(table, table, metadata, tmp_path / 'plot.png').exists()
+
+
 # Membership inference and near copies
 
 
@@ -382,6 +414,9 @@ def test_scores_of_an_attack_have_known_answers():
     assert (attack.auc, attack.tpr_at_1_percent) == (0.75, 0.5)
     attack = quality.membership_inference(np.zeros(5), np.zeros(5))
     assert (attack.auc, attack.tpr_at_1_percent) == (0.5, 0.0)
+    ties = np.arange(1000.0)
+    attack = quality.membership_inference(ties, ties)
+    assert (attack.auc, attack.tpr_at_1_percent) == pytest.approx((0.5, 0.01))
     with pytest.raises(InvalidParameterError, match='received 0 and 1'):
         quality.membership_inference(np.empty(0), np.ones(1))
 
