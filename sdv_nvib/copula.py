@@ -27,10 +27,11 @@ def copula_rows(
     The labels of a row, its tokens without an order and what is missing, are the largest entries
     of Gaussian vectors with the covariance of their indicators. Its ordered tokens are the
     quantiles of normal scores, which depend on the labels linearly and on each other by a shrunk
-    covariance. What labels have in common with another column is shrunk pair by pair: off the sum
-    of the squared covariances twice as much is taken as independent columns would have, and a
-    pair that has no more is taken to be independent. Every column has its shares of the table in
-    the mean.
+    covariance. What labels have in common with another column is shrunk pair by pair, by 1 less
+    twice the ratio of the squared covariances that independent columns would have to theirs: so
+    much is left of the covariances of labels, and its root of the indicators that numbers depend
+    on. A pair that has no more than twice is taken to be independent. Every column has its shares
+    of the table in the mean.
 
     Args:
         tokens: Token ids of the table, `(N, n)`, at least 2 rows.

@@ -11,7 +11,13 @@ from torch import Tensor
 
 from sdv_nvib.errors import TrainingError
 
-__all__ = ['from_first', 'process_rank_and_count', 'require_equal', 'sum_over_processes']
+__all__ = [
+    'from_all',
+    'from_first',
+    'process_rank_and_count',
+    'require_equal',
+    'sum_over_processes',
+]
 
 T = TypeVar('T')
 
@@ -39,15 +45,21 @@ def from_first(value: T) -> T:
     return box[0]
 
 
+def from_all(value: T) -> list[T]:
+    """The values that all processes gave, by rank, in every process; pickled on the way."""
+    values = [value] * process_rank_and_count()[1]
+    if len(values) > 1:
+        dist.all_gather_object(values, value)
+    return values
+
+
 def require_equal(fingerprint: str) -> None:
     """Stop where processes that should have read the same table have not.
 
     Raises:
         TrainingError: The fingerprints differ.
     """
-    values = [fingerprint] * process_rank_and_count()[1]
-    if len(values) > 1:
-        dist.all_gather_object(values, fingerprint)
+    values = from_all(fingerprint)
     if len(set(values)) > 1:
         raise TrainingError(
             f'All {len(values)} processes must read the same table with the same metadata and '

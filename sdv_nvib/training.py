@@ -27,7 +27,7 @@ from sdv_nvib.errors import TrainingError
 from sdv_nvib.generation import AnyOrderGenerator, rows_at_once
 from sdv_nvib.model import ModelOutput, TabularNVIB
 from sdv_nvib.muon import Muon
-from sdv_nvib.processes import sum_over_processes
+from sdv_nvib.processes import from_all, sum_over_processes
 
 __all__ = [
     'EpochRecord',
@@ -294,7 +294,7 @@ class Trainer:
         on_epoch: Callable[[EpochRecord, float], None] | None = None,
         resume: TrainerState | None = None,
     ) -> None:
-        """Train until the held-out loss stops improving or the budget is spent.
+        """Train until held-out rows stop gaining (`_cost`) or the budget is spent.
 
         Ctrl-C ends training early, and so does a loss that is no number; the best weights so far
         are kept in every case.
@@ -394,8 +394,11 @@ class Trainer:
         """
         if not self.pretraining_steps:
             return
+        self._seed_noise(0)
         rng = np.random.default_rng([self.config.seed, self.rows.rank])
         some = self.rows.some.cpu().numpy()
+        if self.rows.num_processes > 1:
+            some = np.concatenate(from_all(some))
         drawn = torch.from_numpy(copula_rows(some, self.model.positions, COPULA_ROWS, rng))
         self.model.train()
         for _ in range(self.pretraining_steps):
@@ -538,15 +541,22 @@ class Trainer:
         vars(self.schedule).update(numbers['schedule'])
         self.started = time.monotonic() - numbers['seconds']
 
+    def _seed_noise(self, stage: int) -> None:
+        """Give every one of several processes noise of its own for pretraining (0) or an epoch.
+
+        It is a seed of the stage, not a state that goes on: the first process's checkpoint then
+        is enough for all.
+        """
+        if self.rows.num_processes == 1:
+            return
+        sequence = np.random.SeedSequence([self.config.seed, stage, self.rows.rank])
+        seed = int(sequence.generate_state(1, np.uint64)[0]) >> 1
+        self.noise.manual_seed(seed)
+        torch.manual_seed(seed)  # dropout's
+
     def _batches(self) -> Iterator[Tensor]:
         epoch = len(self.history)
-        if self.rows.num_processes > 1:
-            # Every process has noise of its own. A seed of the epoch, not a state that goes on:
-            # the first process's checkpoint then is enough for all.
-            sequence = np.random.SeedSequence([self.config.seed, epoch, self.rows.rank])
-            seed = int(sequence.generate_state(1, np.uint64)[0]) >> 1
-            self.noise.manual_seed(seed)
-            torch.manual_seed(seed)  # dropout's
+        self._seed_noise(epoch + 1)
         return self.rows.batches(epoch, self.local_batch_size)
 
     def _run_epoch(self) -> EpochRecord | None:

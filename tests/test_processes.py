@@ -48,7 +48,7 @@ import torch.distributed as dist
 sys.path.insert(0, sys.argv[1])
 from pathlib import Path
 from test_processes import fit_and_be_killed, weights
-from sdv_nvib import TrainingError
+from sdv_nvib import TrainingError, training
 from sdv_nvib.model import ModelConfig, TabularNVIB
 from sdv_nvib.processes import require_equal
 from sdv_nvib.training import GRADIENT_CLIP, RowsInMemory, Trainer, TrainingConfig
@@ -108,6 +108,16 @@ for _ in range(3):
     alone.step += 1
 torch.set_default_dtype(torch.float32)
 
+fitted_to, draw = [], training.copula_rows
+training.copula_rows = lambda rows, *settings: fitted_to.append(rows) or draw(rows, *settings)
+pretrained = trainer()
+everything = pretrained.rows.some
+pretrained.rows.some = everything[rank::count]
+pretrained.pretraining_steps = 1
+pretrained._pretrain()
+training.copula_rows = draw
+sorted_rows = [sorted(map(tuple, rows.tolist())) for rows in (fitted_to[0], everything)]
+
 try:
     require_equal(str(rank))
     refused = ''
@@ -121,6 +131,8 @@ result = {
     'gradients': max(gradients),
     'sizes': max(sizes),
     'refused': refused,
+    'copula of all rows': sorted_rows[0] == sorted_rows[1],
+    'noise of pretraining': pretrained.noise.initial_seed(),
     'same after a kill': torch.equal(weights(interrupted), weights(whole)),
     'same everywhere': all(torch.equal(w, everywhere[0]) for w in everywhere),
     'restarts': int(os.environ['TORCHELASTIC_RESTART_COUNT']),
@@ -200,6 +212,11 @@ def test_gradients_are_those_of_one_process_with_the_joint_batch(results):
     for result in results:
         assert result['sizes'] > 1e-3
         assert result['gradients'] < 1e-9
+
+
+def test_pretraining_knows_the_rows_of_all_and_has_noise_of_its_own(results):
+    assert all(result['copula of all rows'] for result in results)
+    assert results[0]['noise of pretraining'] != results[1]['noise of pretraining']
 
 
 def test_a_killed_process_costs_nothing_but_time(results):

@@ -23,12 +23,15 @@ def draw_rows(rows):
 def fitted(build_model, monkeypatch):
     """A model that was not trained, in chunks of eight rows."""
     monkeypatch.setattr(generation, 'MAX_CHUNK_ROWS', 8)
+    monkeypatch.setattr(generation, 'CHUNK_UNIT', 8)
 
     def build(way='any-order'):
         generation = 'any-order' if way == 'any-order' else 'single-pass'
         network = build_model(*SIZES, ordered=(1,), generation=generation).eval()
         posteriors = remember_posteriors(network, draw_rows(30)) if way == 'posteriors' else None
-        return FittedModel(network, [], enable_gpu=False, posteriors=posteriors)
+        model = FittedModel(network, [], enable_gpu=False, posteriors=posteriors)
+        assert model.chunk_rows == 8
+        return model
 
     return build
 
