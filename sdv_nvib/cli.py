@@ -27,6 +27,7 @@ from sdv_nvib.demo import TABLE, load_demo
 from sdv_nvib.errors import InvalidParameterError, ModelFileError, NVIBError
 from sdv_nvib.persistence import whole_file
 from sdv_nvib.synthesizer import NVIBSynthesizer
+from sdv_nvib.tokens import CategoricalColumn
 
 __all__ = ['main']
 
@@ -51,9 +52,11 @@ def _format(path: Path) -> str:
 
 def _read_table(path: Path, metadata: Metadata | None = None) -> pd.DataFrame:
     """Read a table; with metadata, a CSV file's labels and ids stay text ('007' is not 7)."""
-    texts = {}
+    texts: dict[str, type] = {}
+    labels: dict[str, list] = {}
     if metadata is not None:
         columns = next(iter(metadata.to_dict()['tables'].values()))['columns']
+        labels = {name: column.get('range_values') for name, column in columns.items()}
         texts = {
             name: str
             for name, column in columns.items()
@@ -62,7 +65,7 @@ def _read_table(path: Path, metadata: Metadata | None = None) -> pd.DataFrame:
         }
     is_parquet = _format(path) == '.parquet'
     try:
-        table = pd.read_parquet(path) if is_parquet else pd.read_csv(path, dtype=texts)
+        table = pd.read_parquet(path) if is_parquet else _read_csv(path, texts, labels)
     except (ValueError, OSError) as error:  # of pandas, PyArrow and gzip: bytes of another kind
         reason = str(error).strip('. \n')
         kind = 'Parquet' if is_parquet else 'CSV with commas, a line of names and UTF-8 text'
@@ -75,6 +78,19 @@ def _read_table(path: Path, metadata: Metadata | None = None) -> pd.DataFrame:
             f'{str(path)!r} must hold rows, it has {len(table)} of {table.shape[1]} columns. Name '
             'another file.'
         )
+    return table
+
+
+def _read_csv(path: Path, texts: dict[str, type], labels: dict[str, list]) -> pd.DataFrame:
+    """Read a table, in which a label such as 'NA' that the metadata list is not missing."""
+    table = pd.read_csv(path, dtype=texts)
+    doubtful = [
+        name for name in texts if name in table and labels.get(name) and table[name].isna().any()
+    ]
+    if doubtful:
+        as_text = pd.read_csv(path, usecols=doubtful, dtype=str, keep_default_na=False)
+        for name in doubtful:
+            table[name] = table[name].where(~as_text[name].isin(labels[name]), as_text[name])
     return table
 
 
@@ -330,6 +346,11 @@ def _condition(
     """Return column=value conditions with the values' types as the model draws them."""
     drawn = synthesizer.sample(num_rows=1)[table_name]
     synthesizer.reset_sampling()
+    labels = {
+        column.name: {str(label): label for label in column.categories}
+        for column in synthesizer._schema.columns
+        if isinstance(column, CategoricalColumn)
+    }
     values: dict[str, Any] = {}
     for name, text in _split(pairs, '--condition'):
         if name not in drawn:
@@ -342,6 +363,8 @@ def _condition(
             value = np.nan
         elif pd.api.types.is_bool_dtype(drawn[name]) and text.lower() in ('true', 'false'):
             value = text.lower() == 'true'
+        elif name in labels:  # which need not be text: true and false, where some are missing
+            value = labels[name].get(text, text)
         elif pd.api.types.is_numeric_dtype(drawn[name]):
             value = pd.to_numeric(text, errors='coerce')
             if pd.isna(value):

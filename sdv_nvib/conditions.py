@@ -5,11 +5,12 @@ in, row numbers and tables out. No networks, and nothing of SDV.
 """
 
 from collections.abc import Hashable, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-__all__ = ['assign_draws', 'meets', 'with_given_values']
+__all__ = ['assign_draws', 'dates_as', 'meets', 'with_given_values']
 
 FLOAT_TOLERANCE = 0.01  # relative; a number drawn this near to the condition is made equal to it
 
@@ -36,6 +37,25 @@ def meets(
         same |= values.isna() & targets.isna()
         result &= same.to_numpy(dtype=bool) | ~given[name].to_numpy(dtype=bool)
     return result
+
+
+def dates_as(dtype: Any, values: pd.Series, form: str | None) -> pd.Series:
+    """Dates, or texts that are some, in the type that a column of dates has.
+
+    Args:
+        dtype: Of the column: one of dates, with or without a zone, or of texts.
+        values: Dates or texts in the column's format; without a zone they are taken for UTC.
+        form: The column's format.
+    """
+    dates = pd.to_datetime(values, format=form)
+    if not pd.api.types.is_datetime64_any_dtype(dtype):
+        return dates.dt.strftime(form) if form else values
+    zone = getattr(dtype, 'tz', None)
+    if zone is None and dates.dt.tz is not None:
+        dates = dates.dt.tz_convert('UTC').dt.tz_localize(None)
+    if zone is not None and dates.dt.tz is None:
+        dates = dates.dt.tz_localize('UTC')
+    return dates.astype(dtype)
 
 
 def with_given_values(drawn: pd.Series, wanted: pd.Series, given: np.ndarray) -> pd.Series:

@@ -20,7 +20,7 @@ import shutil
 import tempfile
 import warnings
 import zoneinfo
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,13 @@ from sdv_nvib.errors import ModelFileError, NVIBError, StorageError
 from sdv_nvib.model import NETWORK_VERSION, ModelConfig, TabularNVIB
 from sdv_nvib.nvib import Mixture
 from sdv_nvib.sampling import FittedModel
-from sdv_nvib.tokens import MAX_DECIMALS, CategoricalColumn, NumericalColumn, TableSchema
+from sdv_nvib.tokens import (
+    MAX_DECIMALS,
+    CategoricalColumn,
+    NumericalColumn,
+    TableSchema,
+    label_index,
+)
 from sdv_nvib.training import EpochRecord, TrainerState, choose_device
 
 __all__ = [
@@ -58,7 +64,7 @@ __all__ = [
 ]
 
 FORMAT, FORMAT_VERSION = 'sdv_nvib model', NETWORK_VERSION
-CHECKPOINT_VERSION = 5  # raised when states of before would be read wrongly
+CHECKPOINT_VERSION = 6  # raised when states of before would be read wrongly
 MANIFEST, TENSORS = 'manifest.json', 'tensors.safetensors'
 WRITING = '.writing.'
 MAX_JSON_BYTES = 2**28
@@ -393,19 +399,26 @@ def _flush(path: Path) -> None:
 # ------------------------------------------------------------------------- schema
 
 
-def store_schema(schema: TableSchema) -> tuple[list[dict[str, Any]], dict[str, Tensor]]:
-    """A schema as JSON, and its arrays as tensors."""
+def store_schema(
+    schema: TableSchema, encode: Callable[[Any], Any] = encode_value
+) -> tuple[list[dict[str, Any]], dict[str, Tensor]]:
+    """A schema as JSON, and its arrays as tensors.
+
+    Args:
+        schema: The schema.
+        encode: Makes what JSON can hold of labels and types; `repr` where none is read again.
+    """
     columns: list[dict[str, Any]] = []
     tensors: dict[str, Tensor] = {}
     for place, column in enumerate(schema.columns):
         stored: dict[str, Any] = {
-            'name': encode_value(column.name),
+            'name': encode(column.name),
             'has_missing': column.has_missing,
         }
         if isinstance(column, CategoricalColumn):
-            stored['categories'] = [encode_value(value) for value in column.categories]
+            stored['categories'] = [encode(value) for value in column.categories]
             stored['is_ordered'] = column.is_ordered
-            stored['dtype'] = encode_value(pd.api.types.pandas_dtype(column.dtype))
+            stored['dtype'] = encode(pd.api.types.pandas_dtype(column.dtype))
         else:
             stored['step'] = encode_value(float(column.step))
             stored['decimals'] = int(column.decimals)
@@ -432,7 +445,7 @@ def restore_schema(columns: list[dict[str, Any]], tensors: Mapping[str, Tensor])
             dtype = decode_value(stored['dtype'])
             _require(_is_dtype(dtype), name, 'dtype must be the type of a column')
             categorical = CategoricalColumn(
-                name, pd.Index(values, dtype=object), has_missing, bool(stored['is_ordered']), dtype
+                name, label_index(values), has_missing, bool(stored['is_ordered']), dtype
             )
             _require(categorical.categories.is_unique, name, 'categories must be distinct')
             _require(_is_decodable(categorical), name, f'categories must be of the type {dtype}')

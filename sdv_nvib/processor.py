@@ -10,7 +10,7 @@ import datetime
 import hashlib
 import inspect
 import string
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -39,12 +39,16 @@ from sdv_nvib.persistence import decode_value, encode_value
 __all__ = [
     'DateEncoder',
     'can_be_written',
+    'fits_as_float',
+    'is_read_without_format',
     'keep_zones',
     'key_formats',
+    'lengthen_durations',
     'restore_constraints',
     'restore_learned',
     'restore_processor',
     'seed_generators',
+    'shorten_durations',
     'skip_generated',
     'skip_keys',
     'store_constraints',
@@ -181,6 +185,66 @@ def can_be_written(dates: pd.Series, form: str) -> bool:
         return False
     same = ends if ends.dt.tz is None else ends.dt.tz_convert('UTC')
     return bool((again.dt.year == same.dt.year).all())
+
+
+def fits_as_float(values: pd.Series) -> bool:
+    """Whether whole numbers fit their type again when they have been floats, as RDT makes them."""
+    dtype = values.dtype
+    if not isinstance(dtype, np.dtype) or dtype.kind not in 'iu':
+        return True
+    return int(values.to_numpy(np.float64).max(initial=0)) <= np.iinfo(dtype.name).max
+
+
+def is_read_without_format(form: str) -> bool:
+    """Whether pandas reads a date in a format as what it is without being told the format."""
+    text = pd.Timestamp('2003-04-05').strftime(form)
+    try:
+        return pd.to_datetime(text) == pd.to_datetime(text, format=form)
+    except (TypeError, ValueError):
+        return False
+
+
+def _durations(constraints: Iterable[BaseConstraint]) -> Iterator[tuple[str, str, str]]:
+    """Columns that hold log(1 + nanoseconds), each with the dates that it lies between."""
+    for one in constraints:
+        if isinstance(one, Inequality) and one._is_datetime:
+            yield one._diff_column_name, one._low_column_name, one._high_column_name
+        if isinstance(one, Range) and one._is_datetime:
+            yield one._low_diff_column_name, one._low_column_name, one._middle_column_name
+            yield one._high_diff_column_name, one._middle_column_name, one._high_column_name
+
+
+def _resolution(durations: np.ndarray) -> np.ndarray:
+    """Nanoseconds, a power of ten, that a duration is known to after a logarithm."""
+    return 10 ** np.ceil(np.log10((durations * 2**-50 * (np.log1p(durations) + 2)).clip(1)))
+
+
+def lengthen_durations(constraints: Iterable[BaseConstraint], drawn: pd.DataFrame) -> pd.DataFrame:
+    """Have durations between dates, which SDV draws as logarithms, come back no shorter.
+
+    The exponential of a logarithm is some nanoseconds off, and five days less one nanosecond are
+    four days in a format of days. `shorten_durations` takes away again what is too much.
+    """
+    for name, _, _ in _durations(constraints):
+        if name in drawn:
+            durations = np.exp(drawn[name].to_numpy(np.float64)) - 1
+            resolution = _resolution(durations)
+            logarithms = np.log((durations / resolution).round() * resolution + 1)
+            drawn = drawn.assign(**{name: logarithms + 2**-52 * (logarithms + 2)})
+    return drawn
+
+
+def shorten_durations(constraints: Iterable[BaseConstraint], rows: pd.DataFrame) -> pd.DataFrame:
+    """Take away what `lengthen_durations` has put to dates that are not text by now."""
+    raw = rows
+    for _, low, high in _durations(constraints):
+        if {low, high} <= set(raw.select_dtypes('datetime')):
+            length = (raw[high] - raw[low]).dropna()
+            nanoseconds = length.to_numpy('timedelta64[ns]').astype(np.int64)
+            nanoseconds -= nanoseconds % _resolution(nanoseconds).astype(np.int64)
+            dates = rows.loc[length.index, low] + pd.to_timedelta(nanoseconds, unit='ns')
+            rows = rows.assign(**{high: dates.reindex(rows.index).fillna(rows[high])})
+    return rows
 
 
 def keep_zones(processor: DataProcessor, table: pd.DataFrame) -> list[str]:

@@ -33,7 +33,7 @@ from tqdm.auto import tqdm
 
 from sdv_nvib._version import __version__
 from sdv_nvib.batches import BatchFile, BatchProgress
-from sdv_nvib.conditions import assign_draws, meets, with_given_values
+from sdv_nvib.conditions import assign_draws, dates_as, meets, with_given_values
 from sdv_nvib.domain import public_schema, public_table, require_domain
 from sdv_nvib.errors import (
     ConditionError,
@@ -73,12 +73,16 @@ from sdv_nvib.processes import from_first, process_rank_and_count, require_equal
 from sdv_nvib.processor import (
     DateEncoder,
     can_be_written,
+    fits_as_float,
+    is_read_without_format,
     keep_zones,
     key_formats,
+    lengthen_durations,
     restore_constraints,
     restore_learned,
     restore_processor,
     seed_generators,
+    shorten_durations,
     skip_generated,
     skip_keys,
     store_constraints,
@@ -489,6 +493,7 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
 
     def _validate(self, table_data: pd.DataFrame) -> list:
         """Refuse numbers that cannot come back, before anything is fitted."""
+        columns = self._original_metadata.tables[self._table_name].columns
         for column in table_data.select_dtypes('number'):
             values = table_data[column].to_numpy(dtype=np.float64, na_value=np.nan)
             if np.isinf(values).any():
@@ -506,13 +511,24 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
                     f'missing must be below 2**62, received {largest:.3g}. Convert the column to '
                     'float64.'
                 )
-        compared = [
-            constraint.get_constraint_dict()['parameters'].values()
-            for constraint in self._chained_constraints
-            if isinstance(constraint, Inequality | Range)
-        ]
-        for name, column in self._original_metadata.tables[self._table_name].columns.items():
+            is_number = columns.get(column, {}).get('sdtype') == 'numerical'
+            if is_number and not fits_as_float(table_data[column]):
+                raise InvalidTableError(
+                    f"Table '{self._table_name}', column '{column}': whole numbers must fit their "
+                    f'type as floats, too, received {table_data[column].max()} in a column of '
+                    f'{dtype}. Make a missing value of it, or convert the column to float64.'
+                )
+        compared = self._columns_under(Inequality, Range)
+        in_order = self._columns_under(Inequality)
+        for name, column in columns.items():
             values, form = table_data[name], column.get('datetime_format')
+            has_order = column['sdtype'] in ('numerical', 'datetime')
+            if has_order and isinstance(values.dtype, pd.CategoricalDtype):
+                raise InvalidTableError(
+                    f"Table '{self._table_name}', column '{name}': values of the sdtype "
+                    f"'{column['sdtype']}' must not be of the dtype category. Convert the column: "
+                    f"table['{name}'].astype(table['{name}'].cat.categories.dtype)."
+                )
             # RDT writes UTC in a format without a zone, and takes it for local time again.
             has_zone = isinstance(values.dtype, pd.DatetimeTZDtype)
             is_date = has_zone or pd.api.types.is_datetime64_dtype(values)
@@ -525,11 +541,18 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
                     f'{values.min()} to {values.max()}. Replace those outside, or make numbers of '
                     'them.'
                 )
-            if is_date and values.dt.unit != 'ns' and any(name in names for names in compared):
+            if is_date and values.dt.unit != 'ns' and name in compared:
                 raise InvalidTableError(
                     f"Table '{self._table_name}', column '{name}': SDV's Inequality and Range "
                     f'count dates in nanoseconds, received {values.dtype}. Convert the column: '
                     f"table['{name}'].dt.as_unit('ns')."
+                )
+            if name in in_order and not is_date and form and not is_read_without_format(form):
+                raise InvalidTableError(
+                    f"Table '{self._table_name}', column '{name}': SDV's Inequality reads text "
+                    f'without its format, and takes another date for one of {form!r}. Convert the '
+                    f"columns: table['{name}'] = pandas.to_datetime(table['{name}'], "
+                    f'format={form!r}).'
                 )
             if is_date and form and has_zone != ('%z' in form.lower()):
                 raise InvalidTableError(
@@ -550,6 +573,15 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
                     'it with pandas.to_numeric.'
                 )
         return super()._validate(table_data)
+
+    def _columns_under(self, *kinds: type[Inequality] | type[Range]) -> set[Hashable]:
+        """Columns that constraints of some kinds compare."""
+        return {
+            name
+            for constraint in self._chained_constraints
+            if isinstance(constraint, kinds)
+            for name in constraint.get_constraint_dict()['parameters'].values()
+        }
 
     def preprocess(self, data: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
         """Transform a table to what the model is fitted to.
@@ -579,6 +611,16 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
                         f"Table '{self._table_name}', column '{name}': values must be hashable, "
                         f'received {unhashable.iloc[0]!r}. Turn lists and dictionaries into text '
                         'or into columns of their own.'
+                    )
+            compared = self._columns_under(Inequality, Range)
+            for name in table:
+                values = table[name]
+                has_gaps = pd.api.types.is_integer_dtype(values.dtype) and values.isna().any()
+                if name in compared and has_gaps:
+                    raise InvalidTableError(
+                        f"Table '{self._table_name}', column '{name}': SDV's Inequality and Range "
+                        f'put means in place of missing values, which {values.dtype} cannot hold. '
+                        f"Convert the column: table['{name}'].astype('float64')."
                     )
         try:
             return super().preprocess(data)
@@ -819,7 +861,8 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
         from which types, ranges and the bins of numbers are learned; for all categories, missing
         values and frequent numbers; and to keep their rows as tokens, 2 bytes a value, in a
         temporary file that the training reads. A table of up to 200,000 rows is learned from as
-        `fit` learns from it. An epoch is one pass over the rows, or over about 1,000,000 of them
+        `fit` learns from it, but for the types of pandas: nullable numbers are floats, and texts
+        and categories objects. An epoch is one pass over the rows, or over about 1,000,000 of them
         where there are more.
 
         Where `torch.distributed` has been initialised, by `torchrun` or Ray Train, its processes
@@ -907,7 +950,7 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
 
     def _identity(self, schema: TableSchema, tokens: torch.Tensor | RowsOnDisk) -> str:
         """What decides the weights that a fit ends with."""
-        columns, arrays = store_schema(schema)
+        columns, arrays = store_schema(schema, repr)
         versions = {'sdv-nvib': __version__, 'torch': torch.__version__}
         content = [self._deciding_parameters(), columns, versions]
         if isinstance(tokens, RowsOnDisk):
@@ -1304,8 +1347,8 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
             Table name to the sampled table.
 
         Raises:
-            InvalidParameterError: A weight, temperature or top_p is out of its range, or of a
-                column that is not modelled.
+            InvalidParameterError: `num_rows` is no whole number, or a weight, temperature or top_p
+                is out of its range or of a column that is not modelled.
             StorageError: The folder cannot be written to, or holds rows of something else.
 
         Examples:
@@ -1319,8 +1362,9 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
             5
         """
         self._validate_fit_before_sample()
+        self._whole_number('num_rows', num_rows, 0)
         with self._steered(temperature, top_p):
-            has_batches = 0 < (batch_size or 0) < (num_rows or 0)
+            has_batches = 0 < (batch_size or 0) < num_rows
             if output_folder_path and batch_size and has_batches and not shares:
                 name = self._table_name if main_table_name is None else main_table_name
                 self._validate_table_name(name)
@@ -1382,6 +1426,11 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
         rng = np.random.default_rng(self.seed)
         columns = {}
         for name, wanted in shares.items():
+            if not isinstance(wanted, Mapping):
+                raise InvalidParameterError(
+                    f"shares of column '{name}' must be a mapping of values to weights, received "
+                    f'{wanted!r}. Name every value that may occur, with its weight.'
+                )
             weights = pd.Series(list(wanted.values()), dtype=object)
             parts = pd.to_numeric(weights, errors='coerce').to_numpy(dtype=float)
             if not (np.isfinite(parts) & (parts >= 0)).all() or not parts.sum() > 0:
@@ -1456,6 +1505,12 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
         sampled, num_valid = super()._sample_rows(*args, **kwargs)
         order = [name for name in self._column_order if name in sampled.columns]
         return sampled[order + [name for name in sampled.columns if name not in order]], num_valid
+
+    def reverse_transform_constraints(self, sampled: pd.DataFrame) -> pd.DataFrame:
+        """The columns that constraints have replaced, in rows that hold to them; SDV calls it."""
+        sampled = lengthen_durations(self._chained_constraints, sampled)
+        sampled = super().reverse_transform_constraints(sampled)
+        return shorten_durations(self._chained_constraints, sampled)
 
     # Sampling in parts
 
@@ -1695,7 +1750,7 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
 
     def _fingerprint(self) -> str:
         """What decides the rows that this synthesizer draws, but for versions and device."""
-        columns, arrays = store_schema(self._schema)
+        columns, arrays = store_schema(self._schema, repr)
         _, weights = store_model(self._model)
         transformers = self._data_processor._hyper_transformer.field_transformers
         documents = [
@@ -1825,6 +1880,8 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
             ConditionError: Given values break a constraint.
         """
         table, given = table.reset_index(drop=True), given.reset_index(drop=True)
+        for name in table.select_dtypes(object):  # RDT makes no float of pandas.NA
+            table[name] = table[name].where(table[name].notna(), np.nan)
         for name in table.select_dtypes(['datetime', 'datetimetz']):
             table[name] = table[name].dt.as_unit('ns')  # SDV's constraints count them in these
         sources: dict[Hashable, set[Hashable]] = {name: {name} for name in table}
@@ -1917,7 +1974,8 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
         """Refuse dates that are none, and numbers outside the range seen in `fit`, when clipped."""
         transformers = self._data_processor._hyper_transformer.field_transformers
         for name in table:
-            transformer = transformers.get(name)
+            # Inequality and Range keep the values of their lowest column.
+            transformer = transformers.get(name) or transformers.get(f'{name}.fillna')
             if isinstance(transformer, DateEncoder):
                 self._require_dates(table[name], transformer)
             if not isinstance(transformer, FloatFormatter) or not self.enforce_min_max_values:
@@ -2029,16 +2087,28 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
                 if fill_missing:
                     holes = drawn[table.columns].isna().to_numpy()
                     is_met &= ~(holes & ~given.to_numpy()[rows]).any(axis=1)
-                drawn, rows = drawn[is_met], rows[is_met]
-                served, draws = assign_draws(groups[open_rows], groups[rows])
-                valid_rate = max(1, len(rows)) / num_draws
+                drawn = self._with_given(drawn[is_met].set_axis(rows[is_met]), table, given)
+                # A number near the given one held to the constraints; the given one may not.
+                drawn = drawn[self._are_valid(drawn)]
+                served, draws = assign_draws(groups[open_rows], groups[drawn.index])
+                valid_rate = max(1, len(drawn)) / num_draws
                 if len(served):
-                    rows = open_rows[served]
-                    yield self._with_given(drawn.iloc[draws].set_axis(rows), table, given)
+                    yield drawn.iloc[draws].set_axis(open_rows[served])
                 open_rows = np.delete(open_rows, served)
                 if not len(open_rows):
                     break
                 num_draws = min(limit, int(len(open_rows) / valid_rate))
+
+    def _are_valid(self, rows: pd.DataFrame) -> np.ndarray:
+        """Which complete rows hold to all constraints, `(N,)`."""
+        valid = rows.reset_index(drop=True)
+        for constraint in self._reject_sampling_constraints:
+            valid = valid[constraint.is_valid(valid)]
+        for number, constraint in enumerate(self._chained_constraints):
+            if number:
+                valid = self._chained_constraints[number - 1].transform(valid)
+            valid = valid[constraint.is_valid(valid)]
+        return np.isin(np.arange(len(rows)), valid.index)
 
     def _with_given(
         self, drawn: pd.DataFrame, table: pd.DataFrame, given: pd.DataFrame
@@ -2048,10 +2118,8 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
         for name in table:
             wanted, places = table[name].iloc[drawn.index], given[name].to_numpy()[drawn.index]
             if columns[name]['sdtype'] == 'datetime' and wanted.dtype != drawn[name].dtype:
-                dtypes = (wanted.dtype, drawn[name].dtype)
-                if not all(map(pd.api.types.is_datetime64_dtype, dtypes)):
-                    continue  # the drawn date is the given one, in the column's own format
-                wanted = wanted.astype(drawn[name].dtype)
+                form = columns[name].get('datetime_format')
+                wanted = dates_as(drawn[name].dtype, wanted, form)
             drawn[name] = with_given_values(drawn[name], wanted, places)
         return drawn
 

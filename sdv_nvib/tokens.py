@@ -24,6 +24,7 @@ __all__ = [
     'TableSchema',
     'TableSummary',
     'grid',
+    'label_index',
 ]
 
 MAX_BINS = 256
@@ -60,13 +61,13 @@ class CategoricalColumn:
             values: The column.
             order: Every possible value in ascending order, for ordinal columns.
         """
-        known = pd.Index([] if order is None else list(order), dtype=object)
+        known = label_index([] if order is None else order)
         return cls(values.name, known, False, order is not None, values.dtype).extended(values)
 
     def extended(self, values: pd.Series) -> 'CategoricalColumn':
         """The column with the categories of more rows, new ones last."""
         # Not `unique`, which takes text that differs after a NUL character for the same.
-        present = pd.Index(list(dict.fromkeys(values.dropna().astype(object))), dtype=object)
+        present = label_index(dict.fromkeys(values.dropna().astype(object)))
         new = present[self.categories.get_indexer(present) < 0]
         has_missing = self.has_missing or bool(values.isna().any())
         if not len(new) and has_missing == self.has_missing:
@@ -80,7 +81,7 @@ class CategoricalColumn:
 
     def knows(self, values: pd.Series) -> np.ndarray:
         """Whether each value has a token, `(N,)`."""
-        known = self.categories.get_indexer(pd.Index(values.astype(object), dtype=object)) >= 0
+        known = self.categories.get_indexer(label_index(values.astype(object))) >= 0
         return np.where(values.isna(), self.has_missing, known)
 
     @property
@@ -96,7 +97,7 @@ class CategoricalColumn:
         Raises:
             UnknownValueError: A value was not there when the schema was learned.
         """
-        tokens = self.categories.get_indexer(pd.Index(values.astype(object), dtype=object))
+        tokens = self.categories.get_indexer(label_index(values.astype(object)))
         missing = values.isna().to_numpy()
         tokens = np.where(missing, len(self.categories), tokens)
         unknown = (tokens < 0) | (missing & (not self.has_missing))
@@ -173,9 +174,9 @@ class NumericalSummary:
 class NumericalColumn:
     """A column of numbers whose tokens are ordered: single values, or bins of equal frequency.
 
-    Each token owns cells, intervals from which a value is drawn: a value that occurs more than
-    once is a cell of width zero and comes back exactly; one that occurs once is spread up to the
-    midpoints towards its neighbours.
+    Each token owns cells, intervals from which a value is drawn: a value with a token of its own,
+    or one that occurs more than once, is a cell of width zero and comes back exactly; another is
+    spread up to the midpoints towards its neighbours.
 
     Attributes:
         name: Column name in the processed table.
@@ -324,6 +325,11 @@ class NumericalColumn:
             return values
         steps = np.round((values - self.grid_start) / self.step)
         return np.round(self.grid_start + self.step * steps, self.decimals)
+
+
+def label_index(labels: Iterable) -> pd.Index:
+    """Labels of any kind to look up; tuples are labels, not levels of an index."""
+    return pd.Index(list(labels), dtype=object, tupleize_cols=False)
 
 
 def _to_float(values: pd.Series) -> np.ndarray:

@@ -275,7 +275,7 @@ NUMERICAL, CATEGORICAL = {'sdtype': 'numerical'}, {'sdtype': 'categorical'}
 
 @pytest.mark.parametrize(
     'values',
-    [[1e300, -1e300, 1.0] * 5, [5e-324, 0.0] * 8, [2**63 - 1, -(2**63), 0] * 5, [7] * 9, [3]],
+    [[1e300, -1e300, 1.0] * 5, [5e-324, 0.0] * 8, [2**62, -(2**63), 0] * 5, [7] * 9, [3]],
     ids=['huge', 'denormal', 'int64 limits', 'constant', 'one row'],
 )
 def test_extreme_numbers_work(values):
@@ -285,6 +285,32 @@ def test_extreme_numbers_work(values):
 def test_nullable_whole_numbers_at_the_limits_are_refused():
     table = pd.DataFrame({'a': pd.Series([2**63 - 1, None, -(2**63), 5] * 4, dtype='Int64')})
     assert check(table, {'a': NUMERICAL}) is None
+
+
+def test_whole_numbers_that_do_not_fit_their_type_as_floats_are_refused():
+    table = pd.DataFrame({'a': [1, 2, np.iinfo(np.int64).max] * 10})
+    assert check(table, {'a': NUMERICAL}) is None
+    assert check(table, {'a': CATEGORICAL}) is not None
+    limit = pd.DataFrame({'a': np.array([1, np.iinfo(np.int32).max] * 10, np.int32)})
+    assert set(check(limit, {'a': NUMERICAL})['a']) <= set(limit['a'])
+
+
+@pytest.mark.parametrize(
+    ('values', 'sdtype'),
+    [(pd.date_range('2020', periods=9).strftime('%Y-%m-%d'), 'datetime'), (range(9), 'numerical')],
+)
+def test_dates_and_numbers_in_a_column_of_categories_are_refused(values, sdtype):
+    table = pd.DataFrame({'a': pd.Categorical(values)})
+    described = {'sdtype': sdtype} | (
+        {'datetime_format': '%Y-%m-%d'} if sdtype != 'numerical' else {}
+    )
+    assert check(table, {'a': described}) is None
+    assert check(table, {'a': CATEGORICAL}) is not None
+
+
+def test_tuples_of_several_lengths_work():
+    table = pd.DataFrame({'a': pd.Series([(1, 2), (3,), ('x', None)] * 20)})
+    assert set(check(table, {'a': CATEGORICAL})['a']) <= set(table['a'])
 
 
 def test_text_that_differs_after_a_nul_character_works():

@@ -262,3 +262,15 @@ def test_a_full_disk_is_an_error_and_the_rows_go_on_later(fitted, whole, tmp_pat
     assert len(fitted.sample(5)['t']) == 5
     sample(fitted, tmp_path)
     assert (tmp_path / 't.csv').read_bytes() == whole
+
+
+def test_labels_that_no_model_file_holds_can_be_sampled_to_files_and_checkpointed(tmp_path):
+    table = pd.DataFrame({'s': pd.to_timedelta(np.arange(60) % 5, 'h'), 'x': np.arange(60)})
+    columns = {'s': {'sdtype': 'categorical'}, 'x': {'sdtype': 'numerical'}}
+    metadata = Metadata.load_from_dict({'tables': {'t': {'columns': columns}}})
+    synthesizer = NVIBSynthesizer(metadata, epochs=1, d_model=8, nhead=2, dim_feedforward=8)
+    synthesizer.fit({'t': table}, checkpoint=tmp_path / 'checkpoint')
+    synthesizer.sample(20, batch_size=5, output_folder_path=str(tmp_path))
+    sampled = pd.read_csv(tmp_path / 't.csv')
+    assert len(sampled) == 20
+    assert sampled['s'].isin(table['s'].astype(str)).all()

@@ -157,6 +157,26 @@ def test_text_labels_of_a_csv_file_stay_text(tmp_path):
     assert [line.split(',')[0] for line in result.stdout.split()[1:]] == ['007'] * 3
 
 
+def test_labels_that_look_missing_or_are_no_text(tmp_path):
+    table = pd.DataFrame({'land': ['NA', 'DE', 'FR', None] * 20, 'paid': [True, None] * 40})
+    table.to_csv(tmp_path / 't.csv', index=False)
+    columns = {
+        'land': {'sdtype': 'categorical', 'range_values': ['NA', 'DE', 'FR']},
+        'paid': {'sdtype': 'boolean'},
+    }
+    metadata = {'tables': {'t': {'columns': columns}}, 'METADATA_SPEC_VERSION': 'V2'}
+    (tmp_path / 'm.json').write_text(json.dumps(metadata))
+    run('fit', tmp_path / 't.csv', tmp_path / 'm.json', '-o', tmp_path / 'model', *SMALL)
+    conditions = ['--condition', 'land=NA', '--condition', 'paid=True']
+    out = tmp_path / 'out.parquet'
+    run('sample', tmp_path / 'model', '--rows', 3, '-o', out, *conditions)
+    drawn = pd.read_parquet(out)
+    assert drawn['land'].tolist() == ['NA'] * 3
+    assert drawn['paid'].tolist() == [True] * 3
+    run('sample', tmp_path / 'model', '--rows', 2, '-o', out, '--force', '--condition', 'land=')
+    assert pd.read_parquet(out)['land'].isna().all()
+
+
 def test_text_labels_of_a_csv_file_stay_text_under_constraints(tmp_path):
     table = pd.DataFrame({'code': ['007', '010'] * 30, 'land': ['A', 'B'] * 30})
     table.to_csv(tmp_path / 't.csv', index=False)

@@ -15,7 +15,7 @@ from sdv.metadata import Metadata
 from sdv.sampling import Condition, DataFrameCondition
 
 from sdv_nvib import ConditionError, InvalidTableError, NVIBSynthesizer, UnknownValueError
-from sdv_nvib.conditions import assign_draws, meets, with_given_values
+from sdv_nvib.conditions import assign_draws, dates_as, meets, with_given_values
 
 pytestmark = [
     pytest.mark.filterwarnings('ignore:We strongly recommend saving the metadata'),
@@ -240,6 +240,28 @@ def test_dates_are_met_in_any_unit_also_beyond_seen_ones(fitted):
         fitted.sample_remaining_columns(pd.DataFrame({'start': ['2021-03-04', 'soon']}))
 
 
+def test_given_dates_need_not_be_of_the_type_that_the_column_has(fitted):
+    for days in (['2021-03-04', '2035-01-01'], pd.to_datetime(['2021-03-04', '2035-01-01'])):
+        sampled = fitted.sample_remaining_columns(pd.DataFrame({'start': days}))['trips']
+        assert sampled['start'].dtype == TRIPS['start'].dtype
+        assert sampled['start'].tolist() == pd.to_datetime(days).tolist()
+
+
+@pytest.mark.parametrize('dtype', ['object', 'datetime64[ns]', 'datetime64[ns, Europe/Berlin]'])
+def test_dates_and_texts_become_the_type_of_a_column(dtype):
+    dtype = pd.api.types.pandas_dtype(dtype)
+    zone = '%z' if getattr(dtype, 'tz', None) else ''
+    form = f'%d.%m.%Y{zone}'
+    dates = pd.Series(pd.to_datetime(['2020-02-01', None])).astype('datetime64[s]')
+    dates = dates.dt.tz_localize('Europe/Berlin') if zone else dates
+    texts = dates.dt.strftime(form)
+    for values in (dates, texts):
+        made = dates_as(dtype, values, form)
+        assert made.dtype == dtype
+        assert made.tolist()[0] == (texts[0] if dtype.kind == 'O' and not zone else dates[0])
+        assert made.isna().tolist() == [False, True]
+
+
 @pytest.mark.parametrize('unit', ['s', 'us'])
 def test_tables_of_dates_in_any_unit_come_back(unit):
     dates = TRIPS[['start', 'end']].astype(f'datetime64[{unit}]')
@@ -421,3 +443,105 @@ def test_the_progress_bar_counts_accepted_rows(fitted, capsys):
     shown = capsys.readouterr().err
     assert 'Sampling conditions' in shown
     assert '7/7' in shown
+
+
+# Given values that constraints and their transformers do not keep
+
+
+def fit_pair(low, high, constraint=Inequality, form=None, **settings):
+    """A synthesizer of two columns, the lower of which is named first, or of three."""
+    table = pd.DataFrame({'low': low, 'high': high})
+    described = {'sdtype': 'datetime' if form is not None else 'numerical'}
+    described |= {'datetime_format': form} if form else {}
+    columns = dict.fromkeys(table, described)
+    metadata = Metadata.load_from_dict({'tables': {'t': {'columns': columns}}})
+    synthesizer = NVIBSynthesizer(metadata, **{**SMALL, **settings})
+    synthesizer.add_constraints([constraint('low', 'high')])
+    synthesizer.fit({'t': table})
+    return synthesizer, table
+
+
+def test_a_number_given_exactly_holds_to_the_constraint_as_the_drawn_one_near_it_did():
+    rng = np.random.default_rng(0)
+    low = rng.uniform(0, 100, 400).round(2)
+    synthesizer, table = fit_pair(low, (low + rng.uniform(0, 0.5, 400)).round(2))
+    drawn = [
+        synthesizer.sample_from_conditions([Condition({'high': 50.0}, num_rows=40)])['t'],
+        synthesizer.sample_remaining_columns(table[['high']].head(40))['t'],
+        synthesizer.impute({'t': table.assign(low=np.nan).head(40)})['t'],
+    ]
+    assert (drawn[0]['high'] == 50).all()
+    for rows in drawn:
+        assert len(rows) == 40
+        assert (rows['low'] <= rows['high']).all()
+
+
+def test_a_low_value_out_of_range_is_refused_or_leaves_no_rows():
+    low = np.arange(200) % 50
+    high = low + np.arange(200) % 7
+    synthesizer, _ = fit_pair(low, high)
+    with pytest.raises(UnknownValueError, match=r"'low'.*\[0, 49\], received 1000"):
+        synthesizer.sample_from_conditions([Condition({'low': 1000}, num_rows=3)])
+    unlimited, _ = fit_pair(low, high, enforce_min_max_values=False)
+    with pytest.raises(ValueError, match='Unable to sample any rows'):
+        unlimited.sample_from_conditions([Condition({'low': 1000}, num_rows=3)])
+
+
+@pytest.mark.parametrize('form', ['%Y-%m-%d', ''])
+def test_durations_between_dates_come_back_exactly(form):
+    rng = np.random.default_rng(0)
+    days, start = [5, 7, 14, 4000], pd.Timestamp('2020-01-01')
+    low = start + pd.to_timedelta(rng.integers(0, 300, 300), 'D')
+    high = low + pd.to_timedelta(rng.choice(days, 300), 'D')
+    dates = [column.strftime(form) if form else column for column in (low, high)]
+    synthesizer, _ = fit_pair(*dates, form=form)
+    drawn = synthesizer.sample(300)['t'].apply(pd.to_datetime)
+    inside = drawn[drawn['high'].between(high.min(), high.max(), inclusive='neither')]
+    assert set((inside['high'] - inside['low']) / pd.Timedelta(days=1)) == set(days)
+    assert (drawn['low'] == drawn['low'].dt.normalize()).all()
+
+
+def test_durations_in_a_range_of_dates_come_back_exactly():
+    rng = np.random.default_rng(0)
+    low = pd.Timestamp('2020-01-01') + pd.to_timedelta(rng.integers(0, 10**6, 300), 's')
+    middle = low + pd.to_timedelta(rng.choice([3650, 3651], 300), 'D')
+    high = middle + pd.to_timedelta(rng.choice([1, 2, 10**6], 300), 'us')
+    table = pd.DataFrame({'a': low, 'b': middle, 'c': high})
+    columns = {name: {'sdtype': 'datetime'} for name in table}
+    metadata = Metadata.load_from_dict({'tables': {'t': {'columns': columns}}})
+    synthesizer = NVIBSynthesizer(metadata, **SMALL)
+    synthesizer.add_constraints([Range('a', 'b', 'c')])
+    synthesizer.fit({'t': table})
+    drawn = synthesizer.sample(300)['t']
+    inside = drawn[
+        drawn['b'].between(middle.min(), middle.max(), inclusive='neither')
+        & drawn['c'].between(high.min(), high.max(), inclusive='neither')
+    ]
+    assert set((inside['b'] - inside['a']) / pd.Timedelta(days=1)) == {3650, 3651}
+    assert set((inside['c'] - inside['b']) / pd.Timedelta(microseconds=1)) == {1, 2, 10**6}
+
+
+def test_texts_that_sdv_would_read_as_other_dates_are_refused_under_an_inequality():
+    with pytest.raises(InvalidTableError, match=r"'low'.*'%d/%m/%Y'.*pandas\.to_datetime"):
+        fit_pair(['05/01/2020'] * 20, ['06/01/2020'] * 20, form='%d/%m/%Y')
+
+
+def test_whole_numbers_with_gaps_are_refused_under_an_inequality():
+    low = pd.Series([1, 2, None, 4] * 10, dtype='Int64')
+    with pytest.raises(InvalidTableError, match=r"'low'.*Int64.*astype\('float64'\)"):
+        fit_pair(low, low + 1)
+
+
+def test_missing_conditions_of_every_kind():
+    values = pd.Series([1, 2, None, 4] * 20, dtype='Int64')
+    metadata = Metadata.load_from_dict(
+        {'tables': {'t': {'columns': {name: {'sdtype': 'numerical'} for name in 'ab'}}}}
+    )
+    synthesizer = NVIBSynthesizer(metadata, **SMALL)
+    synthesizer.fit({'t': pd.DataFrame({'a': values, 'b': range(80)})})
+    for missing in (pd.NA, None, np.nan):
+        drawn = synthesizer.sample_from_conditions([Condition({'a': missing}, num_rows=3)])['t']
+        assert drawn['a'].isna().tolist() == [True] * 3
+    mixed = pd.DataFrame({'a': pd.Series([pd.NA, 1], dtype=object)})
+    drawn = synthesizer.sample_remaining_columns(mixed)['t']
+    assert drawn['a'].astype(object).fillna(-1).tolist() == [-1, 1]

@@ -244,8 +244,8 @@ def make_constrained_table():
             'a': pd.Series(start).mask(gaps),
             'b': start + rng.uniform(0.5, 2, 90).round(2),
             'c': start + 2.5,
-            'from': days.strftime('%d.%m.%Y'),
-            'to': (days + pd.to_timedelta(rng.integers(1, 9, 90), unit='D')).strftime('%d.%m.%Y'),
+            'from': days.strftime('%Y-%m-%d'),
+            'to': (days + pd.to_timedelta(rng.integers(1, 9, 90), unit='D')).strftime('%Y-%m-%d'),
             'city': pd.Series(np.array(['Bern', 'Rome', None])[places], dtype=object),
             'land': pd.Series(np.array(['CH', 'IT', 'FR'])[places]).astype('category'),
             'price': rng.integers(1, 20, 90) * 5,
@@ -256,7 +256,7 @@ def make_constrained_table():
 
 CONSTRAINED = {
     **{name: {'sdtype': 'numerical'} for name in ('a', 'b', 'c', 'price')},
-    **{name: {'sdtype': 'datetime', 'datetime_format': '%d.%m.%Y'} for name in ('from', 'to')},
+    **{name: {'sdtype': 'datetime', 'datetime_format': '%Y-%m-%d'} for name in ('from', 'to')},
     **{name: {'sdtype': 'categorical'} for name in ('city', 'land', 'is 0', 'is 1', 'is 2')},
 }
 

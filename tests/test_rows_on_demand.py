@@ -144,6 +144,7 @@ def test_temperature_sharpens_one_column_or_all(fitted):
         {'shares': {'left': {'a': float('nan'), 'b': 1}}},
         {'shares': {'left': {'a': 1.5, 'b': -0.5}}},
         {'shares': {'left': {}}},
+        {'shares': {'left': ['a', 'b']}},
         {'shares': {'left': {'a': 'many', 'b': 1}}},
         {'temperature': 0},
         {'temperature': {'size': -1.0}},
