@@ -205,9 +205,11 @@ def measure(job, result, scratch):
         repeat, fold = divmod(job['Seed'], num_folds)
         folds = list(KFold(num_folds, shuffle=True, random_state=repeat).split(rows))
         train, test = (rows.iloc[part].reset_index(drop=True) for part in folds[fold])
+    unseen = train.iloc[:0]
     if job['Rows']:  # another subset for every seed, the same for every synthesizer
         size = min(job['Rows'], len(train))
-        train = train.sample(size, random_state=job['Seed']).reset_index(drop=True)
+        chosen = train.sample(size, random_state=job['Seed'])
+        train, unseen = chosen.reset_index(drop=True), train.drop(chosen.index)
     result.update(Rows=len(train), Columns=train.shape[1])
     result['Dataset_Size_MB'] = train.memory_usage(deep=True).sum() / 1e6
     model = make_model(job, metadata, test)
@@ -236,6 +238,8 @@ def measure(job, result, scratch):
     if job['Synthesizer'] == 'RealTest':  # no model; its rows are the very rows it is scored on
         no_sense = ('Train_Time', 'Train_CPU_Time', 'Rows_Per_Second', 'Utility', 'DCR_Share')
         result.update(dict.fromkeys((*no_sense, 'DCR_Overfitting_Protection'), float('nan')))
+        if len(unseen):  # rows of neither table: what the luck of the subset makes of their share
+            result['DCR_Share'] = dcr_share(train, test, unseen, metadata)
 
 
 def run_child(job):
