@@ -84,7 +84,8 @@ ARRAYS = (
 )
 NUMPY_KINDS = 'biuf'
 DTYPES = frozenset(
-    ['bool', 'object', 'boolean', 'string', 'float16', 'float32', 'float64', 'Float32', 'Float64']
+    ['bool', 'object', 'boolean', 'float16', 'float32', 'float64', 'Float32', 'Float64']
+    + ['string', 'string[python]', 'string[pyarrow]']
     + [f'{kind}{bits}' for kind in ('int', 'uint', 'Int', 'UInt') for bits in (8, 16, 32, 64)]
     + [f'datetime64[{unit}]' for unit in ('s', 'ms', 'us', 'ns')]
 )
@@ -139,7 +140,8 @@ def encode_value(value: Any) -> Any:
             'ordered': bool(value.ordered),
         }
     if isinstance(value, np.dtype | pd.api.extensions.ExtensionDtype) and str(value) in DTYPES:
-        return {'type': 'dtype', 'value': str(value)}
+        is_text = isinstance(value, pd.StringDtype)
+        return {'type': 'dtype', 'value': f'string[{value.storage}]' if is_text else str(value)}
     if isinstance(value, pd.DatetimeTZDtype):
         return {'type': 'zoned dtype', 'value': _zone(value.tz), 'unit': value.unit}
     raise ModelFileError(
