@@ -60,7 +60,7 @@ def _read_table(path: Path, metadata: Metadata | None = None) -> pd.DataFrame:
         texts = {
             name: str
             for name, column in columns.items()
-            if column['sdtype'] not in READ_AS_NUMBERS_OR_DATES
+            if (column['sdtype'] not in READ_AS_NUMBERS_OR_DATES or column.get('range_values'))
             and all(isinstance(value, str) for value in column.get('range_values') or [])
         }
     is_parquet = _format(path) == '.parquet'
@@ -359,12 +359,14 @@ def _condition(
                 f'{", ".join(map(str, drawn.columns))}.'
             )
         value: Any = text
+        known = labels.get(name, {})
+        spelled = text if text in known else text.capitalize()  # true is True
         if text == '':
             value = np.nan
+        elif spelled in known:
+            value = known[spelled]
         elif pd.api.types.is_bool_dtype(drawn[name]) and text.lower() in ('true', 'false'):
             value = text.lower() == 'true'
-        elif name in labels:  # which need not be text: true and false, where some are missing
-            value = labels[name].get(text, text)
         elif pd.api.types.is_numeric_dtype(drawn[name]):
             value = pd.to_numeric(text, errors='coerce')
             if pd.isna(value):

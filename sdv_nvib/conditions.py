@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-__all__ = ['assign_draws', 'dates_as', 'meets', 'with_given_values']
+__all__ = ['assign_draws', 'dates_as', 'meets', 'readable_format', 'with_given_values']
 
 FLOAT_TOLERANCE = 0.01  # relative; a number drawn this near to the condition is made equal to it
 
@@ -43,19 +43,23 @@ def dates_as(dtype: Any, values: pd.Series, form: str | None) -> pd.Series:
     """Dates, or texts that are some, in the type that a column of dates has.
 
     Args:
-        dtype: Of the column: one of dates, with or without a zone, or of texts.
+        dtype: Of the column: one of dates, with or without a zone, or of texts in a format.
         values: Dates or texts in the column's format; without a zone they are taken for UTC.
         form: The column's format.
     """
-    dates = pd.to_datetime(values, format=form)
+    is_date = pd.api.types.is_datetime64_any_dtype(values)
     if not pd.api.types.is_datetime64_any_dtype(dtype):
-        return dates.dt.strftime(form) if form else values
-    zone = getattr(dtype, 'tz', None)
-    if zone is None and dates.dt.tz is not None:
-        dates = dates.dt.tz_convert('UTC').dt.tz_localize(None)
-    if zone is not None and dates.dt.tz is None:
-        dates = dates.dt.tz_localize('UTC')
-    return dates.astype(dtype)
+        if not is_date or form is None:
+            return values
+        has_zone = values.dt.tz is not None or '%z' not in form
+        return (values if has_zone else values.dt.tz_localize('UTC')).dt.strftime(form)
+    dates = pd.to_datetime(values, format=None if is_date else readable_format(form), utc=True)
+    return dates.dt.tz_convert(getattr(dtype, 'tz', None)).astype(dtype)
+
+
+def readable_format(form: str | None) -> str | None:
+    """A format as pandas reads it: of days without leading zeros it reads none that it writes."""
+    return form.replace('%-', '%').replace('%#', '%') if form else None
 
 
 def with_given_values(drawn: pd.Series, wanted: pd.Series, given: np.ndarray) -> pd.Series:

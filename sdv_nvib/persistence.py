@@ -140,8 +140,9 @@ def encode_value(value: Any) -> Any:
             'ordered': bool(value.ordered),
         }
     if isinstance(value, np.dtype | pd.api.extensions.ExtensionDtype) and str(value) in DTYPES:
-        is_text = isinstance(value, pd.StringDtype)
-        return {'type': 'dtype', 'value': f'string[{value.storage}]' if is_text else str(value)}
+        if isinstance(value, pd.StringDtype):
+            return {'type': 'dtype', 'value': f'string[{value.storage}]'}
+        return {'type': 'dtype', 'value': str(value)}
     if isinstance(value, pd.DatetimeTZDtype):
         return {'type': 'zoned dtype', 'value': _zone(value.tz), 'unit': value.unit}
     raise ModelFileError(

@@ -6,11 +6,13 @@ allow-list of classes, and then get what they had learned, from an allow-list of
 their types; constraints likewise. And keys for parts of a table that know nothing of each other.
 """
 
+import copy
 import datetime
+import functools
 import hashlib
 import inspect
 import string
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -27,11 +29,13 @@ from rdt.transformers import (
 from sdv.cag import FixedCombinations, FixedIncrements, Inequality, OneHotEncoding, Range
 from sdv.cag._utils import load_constraint_from_dict
 from sdv.cag.base import BaseConstraint
+from sdv.cag.programmable_constraint import ProgrammableConstraintHarness
 from sdv.data_processing.data_processor import DataProcessor
 from sdv.data_processing.datetime_formatter import DatetimeFormatter
 from sdv.data_processing.numerical_formatter import NumericalFormatter
 from sdv.metadata import Metadata
 
+from sdv_nvib.conditions import readable_format
 from sdv_nvib.errors import InvalidParameterError, ModelFileError
 from sdv_nvib.ids import CountedIds, PatternIds, check_regex, pattern_of_template
 from sdv_nvib.persistence import decode_value, encode_value
@@ -39,20 +43,23 @@ from sdv_nvib.persistence import decode_value, encode_value
 __all__ = [
     'DateEncoder',
     'can_be_written',
+    'compared_columns',
+    'constrained_columns',
     'fits_as_float',
     'is_read_without_format',
+    'keep_texts_of_dates',
     'keep_zones',
     'key_formats',
-    'lengthen_durations',
+    'lowest_columns',
     'restore_constraints',
     'restore_learned',
     'restore_processor',
     'seed_generators',
-    'shorten_durations',
     'skip_generated',
     'skip_keys',
     'store_constraints',
     'store_processor',
+    'with_exact_durations',
 ]
 
 
@@ -180,7 +187,7 @@ def can_be_written(dates: pd.Series, form: str) -> bool:
     """
     ends = dates.agg(['min', 'max']).dropna()
     try:  # in UTC, since summer and winter of a zone are two zones once written
-        again = pd.to_datetime(ends.dt.strftime(form), format=form, utc=True)
+        again = pd.to_datetime(ends.dt.strftime(form), format=readable_format(form), utc=True)
     except pd.errors.OutOfBoundsDatetime:
         return False
     same = ends if ends.dt.tz is None else ends.dt.tz_convert('UTC')
@@ -196,55 +203,111 @@ def fits_as_float(values: pd.Series) -> bool:
 
 
 def is_read_without_format(form: str) -> bool:
-    """Whether pandas reads a date in a format as what it is without being told the format."""
-    text = pd.Timestamp('2003-04-05').strftime(form)
-    try:
-        return pd.to_datetime(text) == pd.to_datetime(text, format=form)
-    except (TypeError, ValueError):
+    """Whether pandas reads dates in a format as what they are without being told the format."""
+    if '%z' in form.lower():
         return False
+    for probe in ('2003-04-05 06:07:08', '2010-11-12 13:14:15'):
+        text = pd.Timestamp(probe).strftime(form)
+        try:
+            same = pd.to_datetime(text).strftime(form) == text
+        except ValueError:
+            same = False
+        if not same:
+            return False
+    return True
 
 
-def _durations(constraints: Iterable[BaseConstraint]) -> Iterator[tuple[str, str, str]]:
-    """Columns that hold log(1 + nanoseconds), each with the dates that it lies between."""
-    for one in constraints:
-        if isinstance(one, Inequality) and one._is_datetime:
-            yield one._diff_column_name, one._low_column_name, one._high_column_name
-        if isinstance(one, Range) and one._is_datetime:
-            yield one._low_diff_column_name, one._low_column_name, one._middle_column_name
-            yield one._high_diff_column_name, one._middle_column_name, one._high_column_name
+def compared_columns(constraint: BaseConstraint) -> list[str]:
+    """Columns that an Inequality or a Range compares, the lowest first; none of other kinds."""
+    if isinstance(constraint, Range):
+        middle = constraint._middle_column_name
+        return [constraint._low_column_name, middle, constraint._high_column_name]
+    if isinstance(constraint, Inequality):
+        return [constraint._low_column_name, constraint._high_column_name]
+    return []
 
 
-def _resolution(durations: np.ndarray) -> np.ndarray:
-    """Nanoseconds, a power of ten, that a duration is known to after a logarithm."""
-    return 10 ** np.ceil(np.log10((durations * 2**-50 * (np.log1p(durations) + 2)).clip(1)))
+def constrained_columns(constraint: BaseConstraint) -> set[str]:
+    """Columns that a constraint names; none of one of the user's own, which may read any."""
+    if isinstance(constraint, ProgrammableConstraintHarness):
+        return set()
+    parameters = constraint.get_constraint_dict()['parameters'].items()
+    named = [value for parameter, value in parameters if 'column_name' in parameter]
+    return {name for value in named for name in ([value] if isinstance(value, str) else value)}
 
 
-def lengthen_durations(constraints: Iterable[BaseConstraint], drawn: pd.DataFrame) -> pd.DataFrame:
-    """Have durations between dates, which SDV draws as logarithms, come back no shorter.
+def lowest_columns(constraints: Iterable[BaseConstraint]) -> dict[str, str]:
+    """Lowest columns of inequalities and ranges, and the columns that hold their values."""
+    return {
+        one._low_column_name: one._fillna_low_column_name
+        for one in constraints
+        if isinstance(one, Inequality | Range)
+    }
 
-    The exponential of a logarithm is some nanoseconds off, and five days less one nanosecond are
-    four days in a format of days. `shorten_durations` takes away again what is too much.
+
+def with_exact_durations(constraint: BaseConstraint) -> BaseConstraint:
+    """A fitted constraint that brings durations between dates back to the nanosecond.
+
+    SDV draws them as logarithms, whose exponentials are some nanoseconds off, and five days less
+    one nanosecond are four days in a format of days. So durations are lengthened by what they may
+    be off, and what dates have too much is taken away again.
     """
-    for name, _, _ in _durations(constraints):
-        if name in drawn:
-            durations = np.exp(drawn[name].to_numpy(np.float64)) - 1
-            resolution = _resolution(durations)
-            logarithms = np.log((durations / resolution).round() * resolution + 1)
-            drawn = drawn.assign(**{name: logarithms + 2**-52 * (logarithms + 2)})
-    return drawn
+    if not compared_columns(constraint) or not constraint._is_datetime:
+        return constraint
+    exact = copy.copy(constraint)
+    exact.reverse_transform = functools.partial(_reverse_exactly, constraint)
+    return exact
 
 
-def shorten_durations(constraints: Iterable[BaseConstraint], rows: pd.DataFrame) -> pd.DataFrame:
-    """Take away what `lengthen_durations` has put to dates that are not text by now."""
-    raw = rows
-    for _, low, high in _durations(constraints):
-        if {low, high} <= set(raw.select_dtypes('datetime')):
-            length = (raw[high] - raw[low]).dropna()
-            nanoseconds = length.to_numpy('timedelta64[ns]').astype(np.int64)
-            nanoseconds -= nanoseconds % _resolution(nanoseconds).astype(np.int64)
-            dates = rows.loc[length.index, low] + pd.to_timedelta(nanoseconds, unit='ns')
-            rows = rows.assign(**{high: dates.reindex(rows.index).fillna(rows[high])})
+def _reverse_exactly(constraint: BaseConstraint, drawn: pd.DataFrame) -> pd.DataFrame:
+    is_range = isinstance(constraint, Range)
+    ends = ('_low_diff', '_high_diff') if is_range else ('_diff',)
+    names = [getattr(constraint, f'{end}_column_name') for end in ends]
+    columns = constraint.metadata.tables[constraint._table_name].columns
+    low = drawn[constraint._fillna_low_column_name]
+    form = columns[constraint._low_column_name].get('datetime_format')
+    dates = _dates(low, form)
+    expected, longer = [], drawn
+    surplus = np.zeros(len(drawn))
+    for name in names:
+        durations = np.exp(drawn[name].to_numpy(np.float64)) - 1
+        # Nanoseconds, a power of ten, that a duration is known to after a logarithm.
+        spread = durations * 2**-50 * (np.log1p(durations) + 2)
+        resolution = 10 ** np.ceil(np.log10(spread.clip(1)))
+        durations = (durations / resolution).round() * resolution
+        logarithms = np.log(durations + 1)
+        longer = longer.assign(**{name: logarithms + 2**-52 * (logarithms + 2)})
+        dates = dates + pd.to_timedelta(durations, unit='ns')
+        surplus = surplus + resolution
+        expected.append((dates, surplus))
+    rows = constraint.reverse_transform(longer)
+    for name, (dates, most) in zip(compared_columns(constraint)[1:], expected, strict=True):
+        form = columns[name].get('datetime_format') or ''
+        is_text = not pd.api.types.is_datetime64_dtype(rows[name])
+        if is_text and '%f' not in form:
+            continue  # its format has cut off what was too much
+        made = _dates(rows[name], form)
+        too_much = made - dates
+        is_off = (too_much > pd.Timedelta(0)) & (too_much <= pd.to_timedelta(most, unit='ns'))
+        better = dates.dt.strftime(form) if is_text else dates
+        rows = rows.assign(**{name: rows[name].mask(is_off, better)})
     return rows
+
+
+def _dates(values: pd.Series, form: str | None) -> pd.Series:
+    """Dates or texts as dates in nanoseconds."""
+    return pd.to_datetime(values, format=readable_format(form)).dt.as_unit('ns')
+
+
+def keep_texts_of_dates(processor: DataProcessor) -> None:
+    """Have dates without leading zeros stay as their transformer has written them.
+
+    SDV reads such a text again to write it in its format, by guessing: the day for the month.
+    """
+    for name, transformer in processor._hyper_transformer.field_transformers.items():
+        form = getattr(transformer, 'datetime_format', None)
+        if form and readable_format(form) != form:
+            processor.formatters.pop(name, None)
 
 
 def keep_zones(processor: DataProcessor, table: pd.DataFrame) -> list[str]:

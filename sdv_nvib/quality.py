@@ -164,8 +164,9 @@ def _frame(table: Table, metadata: Metadata, argument: str) -> pd.DataFrame:
             f'{argument} must be a DataFrame or a dictionary with one, received '
             f'{type(table).__name__}.'
         )
-    if any(isinstance(column, int) for column in table.columns):  # as SDV does in `fit`
-        table = table.set_axis(table.columns.astype(str), axis=1)
+    names = table.columns.astype(str)
+    if any(isinstance(column, int) for column in table.columns) and names.is_unique:
+        table = table.set_axis(names, axis=1)  # as SDV does in `fit`
     missing = [column for column in table_metadata['columns'] if column not in table.columns]
     if missing:
         raise InvalidParameterError(
@@ -1235,10 +1236,17 @@ def _sdmetrics_dcr(
         picked = table.iloc[rng.permutation(len(table))[:rows]].reset_index(drop=True)
         return _with_text_labels(picked[list(columns)], metadata)
 
-    first, second = prepared(real, size), prepared(synthetic, SDMETRICS_DCR_ROWS)
+    tables = [prepared(real, size), prepared(synthetic, SDMETRICS_DCR_ROWS)]
+    tables += [] if test is None else [prepared(test, size)]
     # It fails on numbers without any value, and what no row has makes no distance.
-    known = {column: about for column, about in columns.items() if first[column].notna().any()}
-    first, second = first[list(known)], second[list(known)]
+    known = {
+        column: about
+        for column, about in columns.items()
+        if all(table[column].notna().any() for table in (tables[0], *tables[2:]))
+    }
+    if not known:
+        return math.nan
+    tables = [table[list(known)] for table in tables]
     described = {'tables': {name: {'columns': known}}, 'METADATA_SPEC_VERSION': 'V2'}
     # SDMetrics sets every row of a chunk beside every row of another, and copies that table for
     # every column: with these settings it takes a third of the time and a quarter of the memory.
@@ -1247,10 +1255,9 @@ def _sdmetrics_dcr(
     with _kept_numpy_state(seed), pd.option_context('mode.copy_on_write', True):
         if test is not None:
             overfitting: Any = type('Set', (DCROverfittingProtection,), settings)
-            unseen = prepared(test, size)[list(known)]
-            return overfitting.compute(first, second, unseen, described, name)
+            return overfitting.compute(*tables, described, name)
         baseline: Any = type('Set', (DCRBaselineProtection,), settings)
-        return baseline.compute(first, second, described, name)
+        return baseline.compute(*tables, described, name)
 
 
 def _add_privacy(

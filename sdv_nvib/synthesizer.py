@@ -23,7 +23,7 @@ import plotly.express as px
 import plotly.graph_objects as go
 import torch
 from rdt.transformers import FloatFormatter
-from sdv.cag import FixedCombinations, Inequality, Range
+from sdv.cag import FixedCombinations, Inequality
 from sdv.cag._errors import ConstraintNotMetError
 from sdv.cag.programmable_constraint import ProgrammableConstraintHarness
 from sdv.metadata import Metadata
@@ -73,20 +73,23 @@ from sdv_nvib.processes import from_first, process_rank_and_count, require_equal
 from sdv_nvib.processor import (
     DateEncoder,
     can_be_written,
+    compared_columns,
+    constrained_columns,
     fits_as_float,
     is_read_without_format,
+    keep_texts_of_dates,
     keep_zones,
     key_formats,
-    lengthen_durations,
+    lowest_columns,
     restore_constraints,
     restore_learned,
     restore_processor,
     seed_generators,
-    shorten_durations,
     skip_generated,
     skip_keys,
     store_constraints,
     store_processor,
+    with_exact_durations,
 )
 from sdv_nvib.protection import (
     protect_categories,
@@ -232,6 +235,7 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
     _drawn: int = 0  # rows since the generators of keys were reset
     _files: TableFiles | None = None  # of the fit under way
     metadata: Metadata
+    _chained_constraints: list[Any]
     _original_metadata: Metadata
     _privacy_guarantee: PrivacyGuarantee | None = None
     _model_sdtype_transformers: ClassVar = {'categorical': None, 'boolean': None, 'ordinal': None}
@@ -518,8 +522,9 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
                     f'type as floats, too, received {table_data[column].max()} in a column of '
                     f'{dtype}. Make a missing value of it, or convert the column to float64.'
                 )
-        compared = self._columns_under(Inequality, Range)
-        in_order = self._columns_under(Inequality)
+        chain = self._chained_constraints
+        compared = {name for constraint in chain for name in compared_columns(constraint)}
+        lowest = {c._low_column_name for c in chain if isinstance(c, Inequality)}
         for name, column in columns.items():
             values, form = table_data[name], column.get('datetime_format')
             has_order = column['sdtype'] in ('numerical', 'datetime')
@@ -527,7 +532,8 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
                 raise InvalidTableError(
                     f"Table '{self._table_name}', column '{name}': values of the sdtype "
                     f"'{column['sdtype']}' must not be of the dtype category. Convert the column: "
-                    f"table['{name}'].astype(table['{name}'].cat.categories.dtype)."
+                    f"table['{name}'].astype(object)"
+                    + ('.infer_objects().' if column['sdtype'] == 'numerical' else '.')
                 )
             # RDT writes UTC in a format without a zone, and takes it for local time again.
             has_zone = isinstance(values.dtype, pd.DatetimeTZDtype)
@@ -547,7 +553,7 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
                     f'count dates in nanoseconds, received {values.dtype}. Convert the column: '
                     f"table['{name}'].dt.as_unit('ns')."
                 )
-            if name in in_order and not is_date and form and not is_read_without_format(form):
+            if name in lowest and not is_date and form and not is_read_without_format(form):
                 raise InvalidTableError(
                     f"Table '{self._table_name}', column '{name}': SDV's Inequality reads text "
                     f'without its format, and takes another date for one of {form!r}. Convert the '
@@ -573,15 +579,6 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
                     'it with pandas.to_numeric.'
                 )
         return super()._validate(table_data)
-
-    def _columns_under(self, *kinds: type[Inequality] | type[Range]) -> set[Hashable]:
-        """Columns that constraints of some kinds compare."""
-        return {
-            name
-            for constraint in self._chained_constraints
-            if isinstance(constraint, kinds)
-            for name in constraint.get_constraint_dict()['parameters'].values()
-        }
 
     def preprocess(self, data: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
         """Transform a table to what the model is fitted to.
@@ -612,11 +609,10 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
                         f'received {unhashable.iloc[0]!r}. Turn lists and dictionaries into text '
                         'or into columns of their own.'
                     )
-            compared = self._columns_under(Inequality, Range)
-            for name in table:
+            lowest = lowest_columns(self._chained_constraints)
+            for name in [name for name in lowest if name in table]:
                 values = table[name]
-                has_gaps = pd.api.types.is_integer_dtype(values.dtype) and values.isna().any()
-                if name in compared and has_gaps:
+                if pd.api.types.is_integer_dtype(values.dtype) and values.isna().any():
                     raise InvalidTableError(
                         f"Table '{self._table_name}', column '{name}': SDV's Inequality and Range "
                         f'put means in place of missing values, which {values.dtype} cannot hold. '
@@ -722,6 +718,7 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
             self._data_processor.fit(self._public_table(table_data))
             processed = self._data_processor.transform(table_data)
         seed_generators(self._data_processor, self.seed)
+        keep_texts_of_dates(self._data_processor)
         self._drawn = 0
         for name in keep_zones(self._data_processor, table_data):
             raise InvalidTableError(
@@ -1508,9 +1505,12 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
 
     def reverse_transform_constraints(self, sampled: pd.DataFrame) -> pd.DataFrame:
         """The columns that constraints have replaced, in rows that hold to them; SDV calls it."""
-        sampled = lengthen_durations(self._chained_constraints, sampled)
-        sampled = super().reverse_transform_constraints(sampled)
-        return shorten_durations(self._chained_constraints, sampled)
+        chain = self._chained_constraints
+        self._chained_constraints = [with_exact_durations(constraint) for constraint in chain]
+        try:
+            return super().reverse_transform_constraints(sampled)
+        finally:
+            self._chained_constraints = chain
 
     # Sampling in parts
 
@@ -1973,9 +1973,10 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
     def _require_range(self, table: pd.DataFrame) -> None:
         """Refuse dates that are none, and numbers outside the range seen in `fit`, when clipped."""
         transformers = self._data_processor._hyper_transformer.field_transformers
+        lowest = lowest_columns(self._chained_constraints)
         for name in table:
-            # Inequality and Range keep the values of their lowest column.
-            transformer = transformers.get(name) or transformers.get(f'{name}.fillna')
+            # Inequality and Range keep the values of their lowest column, under another name.
+            transformer = transformers.get(name if name in transformers else lowest.get(str(name)))
             if isinstance(transformer, DateEncoder):
                 self._require_dates(table[name], transformer)
             if not isinstance(transformer, FloatFormatter) or not self.enforce_min_max_values:
@@ -2101,14 +2102,18 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
 
     def _are_valid(self, rows: pd.DataFrame) -> np.ndarray:
         """Which complete rows hold to all constraints, `(N,)`."""
-        valid = rows.reset_index(drop=True)
+        table, names = rows.reset_index(drop=True), set(rows)
+        is_valid = np.ones(len(rows), dtype=bool)
         for constraint in self._reject_sampling_constraints:
-            valid = valid[constraint.is_valid(valid)]
+            is_valid &= np.asarray(constraint.is_valid(table))
         for number, constraint in enumerate(self._chained_constraints):
-            if number:
-                valid = self._chained_constraints[number - 1].transform(valid)
-            valid = valid[constraint.is_valid(valid)]
-        return np.isin(np.arange(len(rows)), valid.index)
+            chosen = table[is_valid]
+            if number and not names.issuperset(constrained_columns(constraint) or [None]):
+                for before in self._chained_constraints[:number] if len(chosen) else ():
+                    chosen = before.transform(chosen)
+            if len(chosen):
+                is_valid[is_valid] = np.asarray(constraint.is_valid(chosen))
+        return is_valid
 
     def _with_given(
         self, drawn: pd.DataFrame, table: pd.DataFrame, given: pd.DataFrame
@@ -2119,6 +2124,8 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
             wanted, places = table[name].iloc[drawn.index], given[name].to_numpy()[drawn.index]
             if columns[name]['sdtype'] == 'datetime' and wanted.dtype != drawn[name].dtype:
                 form = columns[name].get('datetime_format')
+                if not form and not pd.api.types.is_datetime64_any_dtype(drawn[name]):
+                    continue  # the drawn date is the given one, written as the others are
                 wanted = dates_as(drawn[name].dtype, wanted, form)
             drawn[name] = with_given_values(drawn[name], wanted, places)
         return drawn

@@ -247,6 +247,7 @@ def check_column(real, made, described):
 def dates_of(values, form):
     if form and pd.api.types.is_datetime64_any_dtype(values):
         values = values.dt.strftime(form)  # all that the format keeps of them
+    form = form and form.replace('%-', '%')
     return list(pd.to_datetime(values, format=form, utc=True))
 
 
@@ -358,6 +359,16 @@ def test_the_day_is_not_taken_for_the_month(form):
     table = pd.DataFrame({'a': days})
     made = check(table, {'a': {'sdtype': 'datetime', 'datetime_format': form}})
     assert set(made['a']) == set(days)
+
+
+@pytest.mark.parametrize('is_text', [True, False])
+def test_dates_without_leading_zeros_work(is_text):
+    days = pd.Series(pd.date_range('2001-01-01', '2001-01-12').repeat(3))
+    table = pd.DataFrame({'a': days.dt.strftime('%-d.%-m.%Y') if is_text else days})
+    described = {'sdtype': 'datetime', 'datetime_format': '%-d.%-m.%Y'}
+    made = check(table, {'a': described})
+    assert set(made['a']) <= set(table['a'])
+    assert made['a'].nunique() > 6
 
 
 @pytest.mark.parametrize('form', ['%Y', '%d.%m.%y'])

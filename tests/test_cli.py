@@ -177,6 +177,20 @@ def test_labels_that_look_missing_or_are_no_text(tmp_path):
     assert pd.read_parquet(out)['land'].isna().all()
 
 
+@pytest.mark.parametrize('condition', ['code=2', 'code=2.0', 'code=2e0', 'paid=true', 'paid=True'])
+def test_conditions_on_labels_that_are_numbers_or_truth_values(tmp_path, condition):
+    table = pd.DataFrame({'code': [1.0, 2.0, None, 3.0] * 20, 'paid': [True, None] * 40})
+    table.to_parquet(tmp_path / 't.parquet')
+    columns = {name: {'sdtype': 'categorical'} for name in table}
+    metadata = {'tables': {'t': {'columns': columns}}, 'METADATA_SPEC_VERSION': 'V2'}
+    (tmp_path / 'm.json').write_text(json.dumps(metadata))
+    run('fit', tmp_path / 't.parquet', tmp_path / 'm.json', '-o', tmp_path / 'model', *SMALL)
+    out = tmp_path / 'out.parquet'
+    run('sample', tmp_path / 'model', '--rows', 3, '-o', out, '--condition', condition)
+    name = condition.split('=')[0]
+    assert pd.read_parquet(out)[name].tolist() == [{'code': 2.0, 'paid': True}[name]] * 3
+
+
 def test_text_labels_of_a_csv_file_stay_text_under_constraints(tmp_path):
     table = pd.DataFrame({'code': ['007', '010'] * 30, 'land': ['A', 'B'] * 30})
     table.to_csv(tmp_path / 't.csv', index=False)

@@ -545,3 +545,83 @@ def test_missing_conditions_of_every_kind():
     mixed = pd.DataFrame({'a': pd.Series([pd.NA, 1], dtype=object)})
     drawn = synthesizer.sample_remaining_columns(mixed)['t']
     assert drawn['a'].astype(object).fillna(-1).tolist() == [-1, 1]
+
+
+def fit_dates(table, constraints, sdtypes=None, **settings):
+    columns = {name: {'sdtype': (sdtypes or {}).get(name, 'datetime')} for name in table}
+    metadata = Metadata.load_from_dict({'tables': {'t': {'columns': columns}}})
+    synthesizer = NVIBSynthesizer(metadata, **{**SMALL, 'epochs': 2, **settings})
+    synthesizer.add_constraints(constraints)
+    synthesizer.fit({'t': table})
+    return synthesizer
+
+
+def days_after(start, days):
+    return pd.Timestamp(start) + pd.to_timedelta(days, 'D')
+
+
+def test_exact_durations_are_what_later_constraints_are_checked_on():
+    rng = np.random.default_rng(0)
+    day = rng.choice([0, 10, 20, 30], 300)
+    last = days_after('2020-01-08', day)
+    other = last - pd.to_timedelta(rng.choice([10, 20], 300), 'D')
+    table = pd.DataFrame({'a': days_after('2020-01-01', day), 'b': last, 'c': other})
+    rules = [Inequality('a', 'b'), Inequality('c', 'b', strict_boundaries=True)]
+    synthesizer = fit_dates(table, rules)
+    drawn = synthesizer.sample(300)['t']
+    assert len(drawn) > 200
+    assert (drawn['c'] < drawn['b']).all()
+    synthesizer.validate_constraints(drawn)
+
+
+def test_conditions_under_dates_with_gaps_and_another_constraint():
+    rng = np.random.default_rng(0)
+    low = pd.Series(days_after('2020-01-01', rng.choice([0, 31], 200)))
+    table = pd.DataFrame(
+        {'a': low.mask(rng.random(200) < 0.5), 'b': days_after('2020-02-08', [0] * 200)}
+    )
+    table['city'] = rng.choice(['Bern', 'Lyon'], 200)
+    table['land'] = table['city'].map({'Bern': 'CH', 'Lyon': 'F'})
+    rules = [Inequality('a', 'b'), FixedCombinations(['city', 'land'])]
+    synthesizer = fit_dates(table, rules, {'city': 'categorical', 'land': 'categorical'}, epochs=20)
+    for known in ({'a': None}, {'city': 'Lyon'}):
+        drawn = synthesizer.sample_from_conditions([Condition(known, num_rows=1)])['t']
+        assert len(drawn) == 1
+    known = pd.DataFrame({'b': table['b'].head(100)})
+    gaps = synthesizer.sample_remaining_columns(known)['t']['a'].isna().mean()
+    assert 0.3 < gaps < 0.7
+
+
+@pytest.mark.parametrize('form', ['%Y-%-m-%-d', '%H:%M', '%Y-%m-%dT%H:%M:%SZ', '%d %b %Y'])
+def test_texts_that_sdv_reads_rightly_work_under_an_inequality(form):
+    low = pd.date_range('2020-01-01 08:00', periods=12, freq='15min').repeat(5)
+    high = low + pd.to_timedelta([60, 120] * 30, 'min')
+    synthesizer, table = fit_pair(low.strftime(form), high.strftime(form), form=form)
+    drawn = synthesizer.sample(50)['t']
+    assert set(drawn['low']) <= set(table['low'])
+    assert set(drawn['high']) <= set(table['high'])
+
+
+def test_whole_numbers_may_have_gaps_above_the_lowest_column():
+    low = pd.Series([1, 2, 3, 4] * 10, dtype='Int64')
+    synthesizer, _ = fit_pair(low, (low + 1).where(low != 2))
+    drawn = synthesizer.sample(50)['t']
+    assert drawn['high'].isna().any()
+    assert drawn.dtypes.tolist() == [low.dtype] * 2
+
+
+def test_a_column_may_be_named_as_the_one_that_takes_the_place_of_another():
+    table = pd.DataFrame({'low': range(60), 'high': range(60, 120), 'low.fillna': [0, 1, 2] * 20})
+    synthesizer = fit_dates(table, [Inequality('low', 'high')], dict.fromkeys(table, 'numerical'))
+    drawn = synthesizer.sample_from_conditions([Condition({'low': 50}, num_rows=3)])['t']
+    assert drawn['low'].tolist() == [50] * 3
+
+
+def test_dates_of_several_offsets_become_those_of_a_zone():
+    texts = pd.Series(['2020-01-05 00:00:00+0100', '2020-07-05 00:00:00+0200'])
+    dtype = pd.DatetimeTZDtype(tz='Europe/Berlin')
+    made = dates_as(dtype, texts, '%Y-%m-%d %H:%M:%S%z')
+    assert made.dtype == dtype
+    assert made.dt.strftime('%m-%d %H').tolist() == ['01-05 00', '07-05 00']
+    naive = pd.Series(pd.to_datetime(['2020-01-05']))
+    assert dates_as(np.dtype(object), naive, '%Y-%m-%d %z').tolist() == ['2020-01-05 +0000']
