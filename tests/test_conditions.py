@@ -602,6 +602,9 @@ def test_texts_that_sdv_reads_rightly_work_under_an_inequality(form):
     assert set(drawn['high']) <= set(table['high'])
 
 
+@pytest.mark.skipif(
+    pd.__version__ < '2.2', reason='SDV compares pandas.NA, which pandas gave to NumPy before 2.2'
+)
 def test_whole_numbers_may_have_gaps_above_the_lowest_column():
     low = pd.Series([1, 2, 3, 4] * 10, dtype='Int64')
     synthesizer, _ = fit_pair(low, (low + 1).where(low != 2))

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 import warnings
+from importlib.util import find_spec
 
 import numpy as np
 import pandas as pd
@@ -213,7 +214,7 @@ def test_remembered_posteriors_and_integer_columns_come_back(tmp_path):
         np.dtype('float32'),
         pd.Int64Dtype(),
         pd.StringDtype('python'),
-        pd.StringDtype('pyarrow'),
+        *([pd.StringDtype('pyarrow')] if find_spec('pyarrow') else []),
         pd.DatetimeTZDtype(tz='UTC'),
         pd.DatetimeTZDtype(tz='UTC-03:30'),
         pd.CategoricalDtype(['b', 'a'], ordered=True),
