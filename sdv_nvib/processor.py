@@ -12,7 +12,7 @@ import functools
 import hashlib
 import inspect
 import string
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from typing import Any
 
 import numpy as np
@@ -236,7 +236,7 @@ def constrained_columns(constraint: BaseConstraint) -> set[str]:
     return {name for value in named for name in ([value] if isinstance(value, str) else value)}
 
 
-def lowest_columns(constraints: Iterable[BaseConstraint]) -> dict[str, str]:
+def lowest_columns(constraints: Iterable[BaseConstraint]) -> dict[Hashable, str]:
     """Lowest columns of inequalities and ranges, and the columns that hold their values."""
     return {
         one._low_column_name: one._fillna_low_column_name

@@ -496,32 +496,9 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
         self._update_default_transformers()
 
     def _validate(self, table_data: pd.DataFrame) -> list:
-        """Refuse numbers that cannot come back, before anything is fitted."""
+        """Refuse values that cannot come back, before anything is fitted."""
+        self._validate_numbers(table_data)
         columns = self._original_metadata.tables[self._table_name].columns
-        for column in table_data.select_dtypes('number'):
-            values = table_data[column].to_numpy(dtype=np.float64, na_value=np.nan)
-            if np.isinf(values).any():
-                raise InvalidTableError(
-                    f"Table '{self._table_name}', column '{column}': values must be finite, "
-                    f'received {int(np.isinf(values).sum())} infinite value(s). Replace them with '
-                    'a number or a missing value.'
-                )
-            dtype = table_data[column].dtype
-            is_nullable = pd.api.types.is_integer_dtype(dtype) and not isinstance(dtype, np.dtype)
-            largest = np.nanmax(np.abs(values), initial=0.0)
-            if is_nullable and largest >= 2.0**62:  # RDT cannot cast them back
-                raise InvalidTableError(
-                    f"Table '{self._table_name}', column '{column}': whole numbers that may be "
-                    f'missing must be below 2**62, received {largest:.3g}. Convert the column to '
-                    'float64.'
-                )
-            is_number = columns.get(column, {}).get('sdtype') == 'numerical'
-            if is_number and not fits_as_float(table_data[column]):
-                raise InvalidTableError(
-                    f"Table '{self._table_name}', column '{column}': whole numbers must fit their "
-                    f'type as floats, too, received {table_data[column].max()} in a column of '
-                    f'{dtype}. Make a missing value of it, or convert the column to float64.'
-                )
         chain = self._chained_constraints
         compared = {name for constraint in chain for name in compared_columns(constraint)}
         lowest = {c._low_column_name for c in chain if isinstance(c, Inequality)}
@@ -579,6 +556,34 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
                     'it with pandas.to_numeric.'
                 )
         return super()._validate(table_data)
+
+    def _validate_numbers(self, table_data: pd.DataFrame) -> None:
+        """Refuse numbers that cannot come back."""
+        columns = self._original_metadata.tables[self._table_name].columns
+        for column in table_data.select_dtypes('number'):
+            values = table_data[column].to_numpy(dtype=np.float64, na_value=np.nan)
+            if np.isinf(values).any():
+                raise InvalidTableError(
+                    f"Table '{self._table_name}', column '{column}': values must be finite, "
+                    f'received {int(np.isinf(values).sum())} infinite value(s). Replace them with '
+                    'a number or a missing value.'
+                )
+            dtype = table_data[column].dtype
+            is_nullable = pd.api.types.is_integer_dtype(dtype) and not isinstance(dtype, np.dtype)
+            largest = np.nanmax(np.abs(values), initial=0.0)
+            if is_nullable and largest >= 2.0**62:  # RDT cannot cast them back
+                raise InvalidTableError(
+                    f"Table '{self._table_name}', column '{column}': whole numbers that may be "
+                    f'missing must be below 2**62, received {largest:.3g}. Convert the column to '
+                    'float64.'
+                )
+            is_number = columns.get(column, {}).get('sdtype') == 'numerical'
+            if is_number and not fits_as_float(table_data[column]):
+                raise InvalidTableError(
+                    f"Table '{self._table_name}', column '{column}': whole numbers must fit their "
+                    f'type as floats, too, received {table_data[column].max()} in a column of '
+                    f'{dtype}. Make a missing value of it, or convert the column to float64.'
+                )
 
     def preprocess(self, data: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
         """Transform a table to what the model is fitted to.
@@ -1897,18 +1902,18 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
                 # One of the user's own may read and change any column: all have to be compared.
                 whole &= False
                 rejected |= {name for column in table for name in sources[column]}
-            told = {}
+            told: dict[Any, tuple[pd.Series, pd.Series]] = {}
+            kept = lowest_columns([constraint])  # these keep their values, under another name
             if whole.any():
                 transformed = self._transform_valid(constraint, table[whole])
                 for column in transformed.columns.difference(table.columns, sort=False):
                     told[column] = transformed[column], whole
             else:
-                # Inequality and Range keep the values of their lowest column.
                 for name in present:
-                    if after.get(f'{name}.fillna') == before[name]:
-                        told[f'{name}.fillna'] = table[name], is_known[name]
+                    if name in kept:
+                        told[kept[name]] = table[name], is_known[name]
             for name in present:
-                _, is_met = told.get(f'{name}.fillna', (None, whole))
+                is_met = told[kept[name]][1] if kept.get(name) in told else whole
                 if (given[name] & ~is_met).any():
                     rejected |= sources[name]
             table, given = table.drop(columns=present), given.drop(columns=present)
@@ -1976,7 +1981,7 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
         lowest = lowest_columns(self._chained_constraints)
         for name in table:
             # Inequality and Range keep the values of their lowest column, under another name.
-            transformer = transformers.get(name if name in transformers else lowest.get(str(name)))
+            transformer = transformers.get(name if name in transformers else lowest.get(name))
             if isinstance(transformer, DateEncoder):
                 self._require_dates(table[name], transformer)
             if not isinstance(transformer, FloatFormatter) or not self.enforce_min_max_values:
