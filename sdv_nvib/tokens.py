@@ -13,8 +13,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy.special import ndtr, ndtri
+from scipy.stats import kstest
 
 from sdv_nvib.errors import InvalidTableError, UnknownValueError
+from sdv_nvib.power import PowerTransform
 
 __all__ = [
     'CategoricalColumn',
@@ -28,8 +31,13 @@ __all__ = [
 ]
 
 MAX_BINS = 256
-VALUES_PER_BIN = 8  # at least; a small table is not learned value by value
+VALUES_PER_BIN = 12  # at least; a small table is not learned value by value
 CELLS_PER_BIN = 128
+SMOOTHED_NUMBERS = 2000  # fewer are spread by a smooth density in place of their own midpoints
+SMOOTH_CELLS_PER_BIN = 16
+HEAPED_SHARE = 0.2  # of numbers that coincide though the density has them apart: they are heaped
+LEAST_LIKELY = 0.05  # Kolmogorov-Smirnov p-value of a bin's numbers under that density
+MAX_GRID_POINTS = 10_000  # of a bin; where there are more, its numbers hardly coincide
 MAX_DECIMALS = 9
 MAX_GRID_INTEGER = 2.0**61  # differences of two still fit in 64 bits
 MAX_COUNTED = 2**16  # distinct numbers that are counted exactly over many chunks
@@ -234,11 +242,17 @@ class NumericalColumn:
         token_of = np.argsort(order)
         is_bin = ~np.array(kinds, bool)
         seen = np.union1d(unique, numbers)
-        step, decimals = grid(seen)
+        spacing = step, decimals = grid(seen)
         cells = [
             _cells(groups[i], unique[is_point], step / 2) if is_bin[i] else (groups[i], groups[i])
             for i in order
         ]
+        if total < SMOOTHED_NUMBERS:
+            smooth = _smooth_cells(
+                [groups[i] for i in order if is_bin[i]], unique[is_point], spacing
+            )
+            for place, of_bin in zip(np.flatnonzero(is_bin[order]), smooth, strict=False):
+                cells[place] = of_bin
         if has_missing:
             cells.append((np.array([np.nan]), np.array([np.nan])))
         ranged = is_bin if is_bin.any() else ~is_bin
@@ -320,6 +334,13 @@ class NumericalColumn:
         values = np.where(low == high, low, self._on_grid(low / 2 + high / 2))
         return pd.Series(values[tokens], name=self.name)
 
+    @property
+    def bounds(self) -> np.ndarray:
+        """Lowest, middle and highest number of each token, `(num_tokens, 3)`; NaN if missing."""
+        first = self.first_cell
+        middle = self.decode_median(np.arange(self.num_tokens))
+        return np.stack([self.cell_low[first[:-1]], middle, self.cell_high[first[1:] - 1]], 1)
+
     def _on_grid(self, values: np.ndarray) -> np.ndarray:
         if not self.step:
             return values
@@ -367,6 +388,70 @@ def _cells(numbers: np.ndarray, points: np.ndarray, margin: float) -> tuple[np.n
     same_before = np.append([False], numbers[1:] == numbers[:-1])
     repeated = same_before | np.append(same_before[1:], [False])
     return np.where(repeated, numbers, low), np.where(repeated, numbers, high)
+
+
+def _smooth_cells(
+    bins: Sequence[np.ndarray], points: np.ndarray, spacing: tuple[float, int]
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Sorted numbers of bins to cells of equal mass; none where the numbers are heaped.
+
+    A bin whose numbers are spread otherwise, or around a point, has cells of its numbers' own.
+    """
+    numbers = np.concatenate([*bins, []])
+    power = PowerTransform.of(numbers)
+    if power is None:
+        return []
+    step = spacing[0]
+    cells, excess, chance = [], 0.0, 0.0
+    for inside, (low, high) in zip(bins, _territories(bins, points, spacing), strict=True):
+        # A little less than half a step, so that rounding stays inside.
+        low, high = low - 0.4999 * step, high + 0.4999 * step
+        with np.errstate(all='ignore'):
+            least, most = ndtr(power.forward(np.array([low, high])))
+            mass = np.linspace(least, most, SMOOTH_CELLS_PER_BIN + 1)
+            ends = power.backward(ndtri(mass)).clip(low, high)
+        ends[0], ends[-1] = low, high
+        place = np.interp(inside, ends, np.linspace(0, 1, len(ends)))
+        if (
+            ((points > inside[0]) & (points < inside[-1])).any()
+            or not (np.diff(ends) > 0).all()  # NaN included
+            or kstest(place, 'uniform').pvalue < LEAST_LIKELY
+        ):
+            cells.append(_cells(inside, points, step / 2))
+            continue
+        cells.append((ends[:-1], ends[1:]))
+        excess += len(inside) - len(np.unique(inside))
+        if step and high - low < MAX_GRID_POINTS * step:
+            cuts = np.append(np.arange(low, high, step), high)
+            share = np.diff(np.interp(cuts, ends, np.linspace(0, 1, len(ends))))
+            alike = len(inside) - (1 - (1 - share) ** len(inside)).sum()
+            chance, excess = chance + alike, excess - alike
+    is_heaped = excess > max(2 * chance**0.5, HEAPED_SHARE * len(numbers))
+    return [] if is_heaped else cells
+
+
+def _territories(
+    bins: Sequence[np.ndarray], points: np.ndarray, spacing: tuple[float, int]
+) -> np.ndarray:
+    """Lowest and highest number that is encoded as each bin, `(B, 2)`.
+
+    Between two bins those up to the middle belong to the lower one, unless points are there.
+    """
+    step, decimals = spacing
+    ends = np.array([[inside[0], inside[-1]] for inside in bins])
+    for below, above in pairwise(ends):
+        if ((points > below[1]) & (points < above[0])).any():
+            continue
+        middle = below[1] / 2 + above[0] / 2
+        if not step:
+            below[1] = above[0] = middle
+            continue
+        steps = np.floor((middle - below[1]) / step + 0.5)
+        if np.round(below[1] + steps * step, decimals) > middle:
+            steps -= 1
+        below[1] = np.round(below[1] + steps * step, decimals)
+        above[0] = np.round(below[1] + step, decimals)
+    return ends
 
 
 def grid(unique: np.ndarray) -> tuple[float, int]:
@@ -457,6 +542,14 @@ class TableSchema:
     def positions(self) -> list[np.ndarray]:
         """Quantile positions of each column's tokens, NaN where there is no order."""
         return [column.positions for column in self.columns]
+
+    @property
+    def bounds(self) -> list[np.ndarray | None]:
+        """Lowest, middle and highest number of each column's tokens, `None` of categories."""
+        return [
+            column.bounds if isinstance(column, NumericalColumn) else None
+            for column in self.columns
+        ]
 
     def knows(self, table: pd.DataFrame) -> np.ndarray:
         """Whether every value of each row has a token, `(N,)`."""

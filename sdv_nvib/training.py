@@ -98,7 +98,7 @@ class EpochRecord:
     """Losses of one epoch, means per row; `validation_*` on held-out rows.
 
     Attributes:
-        epoch: Number of the epoch, from 1.
+        epoch: Number of the epoch, from 1; 0 are the rows of the copula before them.
         loss: Training loss as optimised, with annealed weights of the KL terms, nats.
         reconstruction: Training reconstruction, nats.
         kl_gaussian: L_G.
@@ -278,12 +278,15 @@ class Trainer:
     Attributes:
         model: The network, on its device.
         config: Settings.
+        bounds: Lowest, middle and highest number of each column's tokens (`TableSchema.bounds`),
+            for the copula.
         history: One record per epoch.
         stop_reason: Why training ended, in words.
     """
 
     model: TabularNVIB
     config: TrainingConfig
+    bounds: Sequence[np.ndarray | None] = ()
     history: list[EpochRecord] = field(default_factory=list)
     stop_reason: str = ''
     map: Callable[..., Iterator[Any]] = field(default=map, init=False, repr=False)
@@ -395,15 +398,24 @@ class Trainer:
         if not self.pretraining_steps:
             return
         self._seed_noise(0)
+        drawn = self._copula_rows()
+        self.model.train()
+        sums = torch.zeros(4, device=self.model.device)
+        for _ in range(self.pretraining_steps):
+            chosen = torch.randint(COPULA_ROWS, (self.local_batch_size,), generator=self.generator)
+            sums += self._train_step(drawn[chosen].to(self.model.device))
+        record = self._record(0, sums, self.pretraining_steps)
+        if record is not None:
+            self._judge(record)
+
+    def _copula_rows(self) -> Tensor:
+        """Token ids of rows that this process draws, the same ones every time."""
         rng = np.random.default_rng([self.config.seed, self.rows.rank])
         some = self.rows.some.cpu().numpy()
         if self.rows.num_processes > 1:
             some = np.concatenate(from_all(some))
-        drawn = torch.from_numpy(copula_rows(some, self.model.positions, COPULA_ROWS, rng))
-        self.model.train()
-        for _ in range(self.pretraining_steps):
-            chosen = torch.randint(COPULA_ROWS, (self.local_batch_size,), generator=self.generator)
-            self._train_step(drawn[chosen].to(self.model.device))
+        rows = copula_rows(some, self.model.positions, COPULA_ROWS, rng, self.bounds)
+        return torch.from_numpy(rows)
 
     def _optimizers(self) -> list[torch.optim.Optimizer]:
         """Muon for the maps between hidden vectors, AdamW for everything else."""
@@ -569,15 +581,24 @@ class Trainer:
             num_batches += 1
             if self.step >= self.schedule.end:
                 break
+        record = self._record(len(self.history) + 1, sums, num_batches)
+        if record is None:
+            self._stop_on_nan()
+            return None
+        self.history.append(record)
+        self._judge(record)
+        return record
+
+    def _record(self, epoch: int, sums: Tensor, num_batches: int) -> EpochRecord | None:
+        """An epoch's losses and the held-out ones; `None` if they are no numbers."""
         means = self._sum_over_processes(sums) / (num_batches * self.rows.num_processes)
         loss, reconstruction, kl_g, kl_d = means.tolist()
         validation = self.validate()
         # The last step of an epoch may break the weights after its own loss was a number.
         if not math.isfinite(loss + validation['validation_reconstruction']):
-            self._stop_on_nan()
             return None
-        record = EpochRecord(
-            epoch=len(self.history) + 1,
+        return EpochRecord(
+            epoch=epoch,
             loss=loss,
             reconstruction=reconstruction,
             kl_gaussian=kl_g,
@@ -586,9 +607,6 @@ class Trainer:
             learning_rate=self.optimizers[0].param_groups[0]['lr'],
             seconds=time.monotonic() - self.started,
         )
-        self.history.append(record)
-        self._judge(record)
-        return record
 
     def _train_step(self, batch: Tensor) -> Tensor:
         """One optimiser step; loss, reconstruction, L_G and L_D, detached, `(4,)`."""
@@ -785,17 +803,30 @@ class Trainer:
         model.sharpening = sharpening
         model.temperatures.copy_(torch.from_numpy(temperatures))
 
+    def _shares_of(self, rows: Tensor) -> Tensor:
+        """Share of rows that have each token, of all columns, `(sum of sizes,)`."""
+        tokens = (rows + self.model.offsets).flatten()
+        return tokens.bincount(minlength=len(self.model.output_bias)) / len(rows)
+
     @torch.no_grad()
     def _calibrate(self) -> None:
         """Move the output biases until generated rows have the table's shares in the mean.
 
         Gradient descent leaves each token's mean probability some percent off its share of the
         rows, and every step of generation builds on those before it. The logarithm of the ratio
-        of both is added to the token's bias.
+        of both is added to the token's bias. With few rows ordered tokens have the shares that
+        the copula smoothed.
         """
-        model, some = self.model, self.rows.some[:MAX_CALIBRATION_ROWS]
-        counts = (some + model.offsets).flatten().bincount(minlength=len(model.output_bias))
-        shares = counts / len(some)
+        model = self.model
+        shares = self._shares_of(self.rows.some[:MAX_CALIBRATION_ROWS])
+        if self.pretraining_steps:
+            smooth = self._shares_of(self._copula_rows().to(model.device))
+            for own, drawn, positions in zip(
+                shares.split(model.sizes), smooth.split(model.sizes), model.positions, strict=True
+            ):
+                ordered = torch.from_numpy(np.isfinite(positions)).to(model.device)
+                if drawn[ordered].any():
+                    own[ordered] = drawn[ordered] * own[ordered].sum() / drawn[ordered].sum()
         fewest, most = CALIBRATION_ROWS
         num_rows = min(most, max(fewest, 4 * self.rows.num_rows)) // self.rows.num_processes
         size = min(rows_at_once(model), math.ceil(num_rows / CALIBRATION_CHUNKS))

@@ -141,3 +141,49 @@ def test_the_same_seed_gives_the_same_rows():
     )
     assert (one == same).all()
     assert (one != other).any()
+
+
+@pytest.mark.parametrize('kind', ['normal', 'skewed'])
+def test_numbers_that_a_power_makes_normal_are_smoothed(kind, rng):
+    """Of few rows, the shares of a normal density are nearer to the whole than their own are."""
+    cuts = np.linspace(-2, 2, 15)
+    inner, ends = cuts, np.concatenate([[-3.0], cuts, [3.0]])
+    if kind == 'skewed':
+        inner, ends = np.exp(inner), np.exp(ends)
+    bounds = np.stack([ends[:-1], (ends[:-1] + ends[1:]) / 2, ends[1:]], 1)
+
+    def draw_numbers(size):
+        label = rng.integers(2, size=size)
+        numbers = rng.normal(np.where(label, 0.7, -0.7), 0.7)
+        numbers = np.exp(numbers) if kind == 'skewed' else numbers
+        return np.stack([label, np.searchsorted(inner, numbers)], 1)
+
+    def shares(table, label):
+        return (
+            np.bincount(table[table[:, 0] == label, 1], minlength=16) / (table[:, 0] == label).sum()
+        )
+
+    whole = draw_numbers(100_000)
+    errors = {'power': [], 'ranks': [], 'own': []}
+    for _ in range(6):
+        few = draw_numbers(80)
+        positions = [LABELS[:2], quantiles(16)]
+        drawn = {
+            'power': copula_rows(few, positions, 20_000, rng, [None, bounds]),
+            'ranks': copula_rows(few, positions, 20_000, rng),
+            'own': few,
+        }
+        for name, table in drawn.items():
+            errors[name].append(
+                sum(np.abs(shares(table, k) - shares(whole, k)).sum() for k in (0, 1))
+            )
+    power, ranks, own = (np.mean(errors[name]) for name in ('power', 'ranks', 'own'))
+    assert power < 0.8 * ranks < own
+
+
+def test_numbers_that_no_power_makes_normal_keep_their_shares(rng):
+    numbers = np.concatenate([np.zeros(150, np.int64), rng.integers(1, 12, 50)])  # heaped
+    bounds = np.repeat(np.arange(12.0)[:, None], 3, 1)
+    (alone,) = copula_rows(numbers[:, None], [quantiles(12)], 20_000, rng, [bounds]).T
+    seen, made = (np.bincount(column, minlength=12) / len(column) for column in (numbers, alone))
+    assert made == pytest.approx(seen, abs=0.005)

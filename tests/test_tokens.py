@@ -8,7 +8,7 @@ from scipy.stats import ks_2samp
 from sdv_nvib.errors import InvalidTableError, UnknownValueError
 from sdv_nvib.tokens import CategoricalColumn, NumericalColumn, TableSchema
 
-ROWS = 3000
+ROWS = 4000
 
 
 def with_gaps(values, rng, share=0.1):
@@ -156,6 +156,51 @@ def test_values_that_occur_once_are_not_reproduced_and_repeated_ones_are(rng):
     counts = values.value_counts()
     assert not np.isin(decoded, counts[counts == 1].index).any()
     assert set(counts[counts > 1].index) <= set(decoded)
+
+
+SMOOTH = {
+    'normal': lambda rng, size: rng.normal(size=size),
+    'skewed': lambda rng, size: np.exp(rng.normal(size=size)),
+    'one decimal': lambda rng, size: rng.normal(5, 1, size).round(1),
+    'whole numbers': lambda rng, size: rng.gamma(3, 20, size).round(),
+}
+
+
+@pytest.mark.parametrize('kind', SMOOTH)
+def test_few_numbers_are_spread_as_smoothly_as_others_of_their_kind(kind, rng):
+    near_seen, near_others = [], []
+    for _ in range(20):
+        values, others = pd.Series(SMOOTH[kind](rng, 90)), SMOOTH[kind](rng, 3000)
+        column = NumericalColumn.fit(values)
+        tokens = np.repeat(column.encode(values), 20)
+        decoded = column.decode(tokens, rng)
+        np.testing.assert_array_equal(column.encode(decoded), tokens)
+        assert values.min() <= decoded.min() <= decoded.max() <= values.max()
+        inside = (others >= values.min()) & (others <= values.max())
+        near_others.append(np.isin(others[inside], values).mean())
+        near_seen.append(np.isin(decoded, values).mean())
+    # As many of them are training values as of numbers that were never seen.
+    assert np.mean(near_seen) == pytest.approx(np.mean(near_others), abs=0.08)
+
+
+def test_few_heaped_numbers_stay_heaped(rng):
+    heaps = np.round(rng.normal(1000, 300, 60), -2)
+    values = pd.Series(np.append(heaps, rng.normal(1000, 300, 60).round()))
+    column = NumericalColumn.fit(values)
+    decoded = column.decode(np.repeat(column.encode(values), 20), rng)
+    seen = (values % 100 == 0).mean()
+    assert (decoded % 100 == 0).mean() == pytest.approx(seen, abs=0.1)
+
+
+def test_few_numbers_leave_gaps_and_outliers_nearly_alone(rng):
+    clusters = pd.Series(np.append(rng.normal(size=100), 30 + rng.normal(size=101)))
+    column = NumericalColumn.fit(clusters)
+    decoded = column.decode(np.repeat(column.encode(clusters), 20), rng)
+    assert ((decoded > 5) & (decoded < 25)).mean() < 0.015  # not a whole bin of 1/25
+    outlier = pd.Series(np.append(rng.normal(size=199), 1e9))
+    column = NumericalColumn.fit(outlier)
+    decoded = column.decode(np.repeat(column.encode(outlier), 20), rng)
+    assert ((decoded > 5) & (decoded < 0.9e9)).mean() < 0.015
 
 
 @pytest.mark.parametrize(
