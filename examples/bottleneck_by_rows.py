@@ -90,7 +90,7 @@ def run(folder: Path, setting: str, rows: int, seed: int) -> dict[str, float]:
         lambda_dirichlet=weight * chosen.get('scale_d', 1.0),
         seed=seed,
     )
-    trainer = Trainer(network, config, schema.bounds)
+    trainer = Trainer(network, config)
     trainer.fit(tokens)
     generator = torch.Generator().manual_seed(seed)
     source, size = AnyOrderGenerator(network, 2000), max(DRAWN, len(train))

@@ -6,12 +6,10 @@ Third in the flow, beside the network: token ids in, token ids out. No torch her
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.special import gammaln, ndtri
+from scipy.special import ndtri
 from sklearn.covariance import ledoit_wolf
 from sklearn.linear_model import RidgeCV
 from sklearn.preprocessing import scale
-
-from sdv_nvib.power import PowerTransform
 
 __all__ = ['copula_rows']
 
@@ -19,16 +17,10 @@ PENALTIES = np.geomspace(0.1, 1000, 17)
 SHARE_ROUNDS, SHARE_ROWS, SHARE_RATE = 100, 4096, 0.1
 CHANCE_FACTOR = 2  # what is taken off a squared covariance, in units of what chance gives
 MAX_LABELS = 4096  # whose dependence is drawn, of all columns together
-MAX_DISTANCE = 1.36  # Kolmogorov and Smirnov's, times the root of the rows: 19 of 20 times
-PSEUDO_COUNTS = np.geomspace(1, 1e5, 51)
 
 
 def copula_rows(
-    tokens: np.ndarray,
-    positions: Sequence[np.ndarray],
-    num_rows: int,
-    rng: np.random.Generator,
-    bounds: Sequence[np.ndarray | None] = (),
+    tokens: np.ndarray, positions: Sequence[np.ndarray], num_rows: int, rng: np.random.Generator
 ) -> np.ndarray:
     """Draw rows from a Gaussian copula of numbers given one of labels.
 
@@ -41,27 +33,20 @@ def copula_rows(
     on. A pair that has no more than twice is taken to be independent. Every column has its shares
     of the table in the mean.
 
-    Numbers that a power makes normal given the labels, so that a Kolmogorov-Smirnov test of their
-    shares finds nothing, have that power as scores in place of ranks: it says less of which rows
-    they were. Their shares are then between those that follow and those of the table.
-
     Args:
         tokens: Token ids of the table, `(N, n)`, at least 2 rows.
         positions: Quantile positions of each column's tokens, NaN where a token has no order
             (`TableSchema.positions`).
         num_rows: Rows to draw.
         rng: Source of randomness.
-        bounds: Lowest, middle and highest number of each column's tokens (`TableSchema.bounds`);
-            without them all ordered tokens are quantiles.
 
     Returns:
         Token ids, `(num_rows, n)` int64.
 
     References:
         James and Stein, Estimation with quadratic loss, Fourth Berkeley Symposium (1961), for the
-        pairs; Good, The estimation of probabilities, MIT Press (1965), for the shares; Ledoit and
-        Wolf, A well-conditioned estimator for large-dimensional covariance matrices, Journal of
-        Multivariate Analysis 88 (2004), for the scores.
+        pairs; Ledoit and Wolf, A well-conditioned estimator for large-dimensional covariance
+        matrices, Journal of Multivariate Analysis 88 (2004), for the scores.
     """
     num_ordered = [int(np.isfinite(p).sum()) for p in positions]
     ordered = [i for i, k in enumerate(num_ordered) if k > 2]
@@ -78,88 +63,25 @@ def copula_rows(
         drawn[:, i] = column * num_ordered[i] if i in ordered else column
     if not ordered:
         return drawn
-    seen = {i: tokens[tokens[:, i] < num_ordered[i], i] for i in ordered}
-    ends = {i: _shares(seen[i], num_ordered[i]).cumsum() for i in ordered}
-    powers = {
-        i: power
-        for i in ordered
-        if bounds and (power := _power_scores(seen[i], bounds[i])) is not None
-    }
-
-    def draw_scores() -> dict[int, np.ndarray]:
-        scores = []
-        for i in ordered:
-            middles = ends[i] - np.diff(ends[i], prepend=0) / 2
-            score = powers[i][0] if i in powers else ndtri(middles)
-            scores.append(np.append(score, 0)[tokens[:, i]])  # a missing one's is the mean
-        stacked = np.stack(scores, 1)
-        own = _draw_scores(scale(stacked), indicators, drawn_labels, num_rows, rng)
-        return dict(zip(ordered, (own * stacked.std(0)).T, strict=True))
-
-    def between_cuts(i: int) -> np.ndarray:
-        present = drawn[:, i] < num_ordered[i]
-        return np.searchsorted(powers[i][1], drawn_scores[i][present])
-
-    drawn_scores = draw_scores()
-    unlikely = [i for i in powers if _distance(seen[i], between_cuts(i)) > MAX_DISTANCE]
-    if unlikely:
-        powers = {i: power for i, power in powers.items() if i not in unlikely}
-        drawn_scores = draw_scores()
+    ends, scores = [], []
     for i in ordered:
+        present = tokens[:, i] < num_ordered[i]
+        shares = _shares(tokens[present, i], num_ordered[i])
+        ends.append(np.cumsum(shares))
+        middles = np.append(ends[-1] - shares / 2, 0.5)  # a missing one's is its column's mean
+        scores.append(ndtri(middles)[tokens[:, i]])
+    drawn_scores = _draw_scores(scale(np.stack(scores, 1)), indicators, drawn_labels, num_rows, rng)
+    for i, end, score in zip(ordered, ends, drawn_scores.T, strict=True):
         present = drawn[:, i] < num_ordered[i]
-        end = ends[i]
-        if i in powers:
-            end = _smooth_shares(seen[i], between_cuts(i), num_ordered[i]).cumsum()
-        rank = drawn_scores[i][present].argsort().argsort()
+        rank = score[present].argsort().argsort()
         quantile = (rank + rng.random(len(rank))) / max(1, len(rank))
         drawn[present, i] = np.searchsorted(end[:-1], quantile, side='right')
     return drawn
 
 
-def _power_scores(
-    column: np.ndarray, bounds: np.ndarray | None
-) -> tuple[np.ndarray, np.ndarray] | None:
-    """Normal scores of a column's tokens and of the cuts between them, if a power gives any."""
-    if bounds is None:
-        return None
-    low, middle, high = bounds[np.isfinite(bounds[:, 1])].T
-    cuts = high[:-1] / 2 + low[1:] / 2
-    power = PowerTransform.of(middle[column])
-    if power is None or (np.diff(cuts) < 0).any():
-        return None
-    if (low == high)[column].mean() > 0.5:  # most have a token of their own: they are heaped
-        return None
-    with np.errstate(all='ignore'):
-        scores, cuts = power.forward(middle), power.forward(cuts)
-    return (scores, cuts) if np.isfinite(np.append(scores, cuts)).all() else None
-
-
 def _shares(column: np.ndarray, size: int) -> np.ndarray:
     """Shares of the tokens of a column, `(size,)`."""
     return np.bincount(column, minlength=size) / max(1, len(column))
-
-
-def _distance(column: np.ndarray, drawn: np.ndarray) -> float:
-    """Kolmogorov and Smirnov's, from many drawn tokens, in units of what chance gives."""
-    size = 1 + max(column.max(), drawn.max(initial=0))
-    ends, drawn_ends = (_shares(tokens, size).cumsum() for tokens in (column, drawn))
-    return np.abs(ends - drawn_ends).max() * len(column) ** 0.5
-
-
-def _smooth_shares(column: np.ndarray, drawn: np.ndarray, size: int) -> np.ndarray:
-    """Shares of a column's tokens given those of smooth ones, `(size,)`.
-
-    They are the mean of a Dirichlet posterior around the smooth ones, whose pseudo-counts make the
-    column most likely: few where its numbers are heaped, many where chance is all that differs.
-    """
-    counts = np.bincount(column, minlength=size)
-    smooth = np.bincount(drawn, minlength=size) + 0.5
-    prior = np.multiply.outer(PSEUDO_COUNTS, smooth / smooth.sum())
-    total = prior.sum(1)
-    likelihood = (gammaln(prior + counts) - gammaln(prior)).sum(1)
-    likelihood += gammaln(total) - gammaln(total + counts.sum())
-    posterior = prior[likelihood.argmax()] + counts
-    return posterior / posterior.sum()
 
 
 def _left_of(squares: np.ndarray, spreads: np.ndarray | float, num_rows: int) -> np.ndarray:

@@ -1,13 +1,16 @@
 """Numbers to a scale on which they are as normal as a power can make them, and back.
 
-Beside tokens and copula, which are both smooth on that scale. No torch here.
+Beside tokens, whose few numbers are smooth on that scale. No torch here.
 """
 
 import numpy as np
+from scipy.optimize import minimize_scalar
 from scipy.special import boxcox1p, inv_boxcox1p
-from scipy.stats import boxcox_normmax
+from scipy.stats import boxcox_llf
 
 __all__ = ['PowerTransform']
+
+MAX_POWER = 3.0  # on either side of 0; beyond, single numbers decide
 
 
 class PowerTransform:
@@ -40,8 +43,15 @@ class PowerTransform:
             distances = above / unit
             if not np.isfinite(distances.max() / unit):
                 return None
-            power = boxcox_normmax(1 + distances, method='mle')
-            return cls(lowest, unit, boxcox1p(distances, power), power)
+            power = minimize_scalar(
+                lambda power: -boxcox_llf(power, 1 + distances),
+                bounds=(-MAX_POWER, MAX_POWER),
+                method='bounded',
+            ).x
+            raised = boxcox1p(distances, power)
+            if not (np.isfinite(raised).all() and np.ptp(raised) > 0):
+                return None
+            return cls(lowest, unit, raised, power)
 
     def forward(self, numbers: np.ndarray) -> np.ndarray:
         """Numbers to scores: mean 0, variance 1 and little skew over those it was made of."""

@@ -984,7 +984,7 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
             torch.manual_seed(self.seed)
             network = TabularNVIB(schema.positions, self._model_config())
             network.to(device)
-            trainer = self._trainer(network, schema)
+            trainer = self._trainer(network)
             with self._progress() as show:
 
                 def on_epoch(record: EpochRecord, share: float) -> None:
@@ -999,10 +999,10 @@ class NVIBSynthesizer(BaseSingleTableSynthesizer):
         self._schema = schema
         self._model = FittedModel(network, trainer.history, self.enable_gpu, posteriors)
 
-    def _trainer(self, network: TabularNVIB, schema: TableSchema) -> Trainer:
+    def _trainer(self, network: TabularNVIB) -> Trainer:
         config = self._training_config()
         if self.target_epsilon is None:
-            return Trainer(network, config, schema.bounds)
+            return Trainer(network, config)
         # Whoever knows the seed can take the noise off: it is the system's, and forgotten.
         rng = np.random.default_rng()
         torch.manual_seed(int(rng.integers(2**62)))  # dropout's, inside the fork

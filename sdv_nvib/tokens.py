@@ -334,13 +334,6 @@ class NumericalColumn:
         values = np.where(low == high, low, self._on_grid(low / 2 + high / 2))
         return pd.Series(values[tokens], name=self.name)
 
-    @property
-    def bounds(self) -> np.ndarray:
-        """Lowest, middle and highest number of each token, `(num_tokens, 3)`; NaN if missing."""
-        first = self.first_cell
-        middle = self.decode_median(np.arange(self.num_tokens))
-        return np.stack([self.cell_low[first[:-1]], middle, self.cell_high[first[1:] - 1]], 1)
-
     def _on_grid(self, values: np.ndarray) -> np.ndarray:
         if not self.step:
             return values
@@ -398,10 +391,11 @@ def _smooth_cells(
     A bin whose numbers are spread otherwise, or around a point, has cells of its numbers' own.
     """
     numbers = np.concatenate([*bins, []])
-    power = PowerTransform.of(numbers)
+    power, step = PowerTransform.of(numbers), spacing[0]
     if power is None:
         return []
-    step = spacing[0]
+    if np.diff(np.unique(numbers)).min() < 4 * np.spacing(np.abs(numbers).max()):
+        return []  # there are hardly any floats between them
     cells, excess, chance = [], 0.0, 0.0
     for inside, (low, high) in zip(bins, _territories(bins, points, spacing), strict=True):
         # A little less than half a step, so that rounding stays inside.
@@ -411,21 +405,19 @@ def _smooth_cells(
             mass = np.linspace(least, most, SMOOTH_CELLS_PER_BIN + 1)
             ends = power.backward(ndtri(mass)).clip(low, high)
         ends[0], ends[-1] = low, high
-        place = np.interp(inside, ends, np.linspace(0, 1, len(ends)))
-        if (
-            ((points > inside[0]) & (points < inside[-1])).any()
-            or not (np.diff(ends) > 0).all()  # NaN included
-            or kstest(place, 'uniform').pvalue < LEAST_LIKELY
-        ):
+        has_point = ((points > inside[0]) & (points < inside[-1])).any()
+        if has_point or not (np.diff(ends) > 0).all():  # NaN included
             cells.append(_cells(inside, points, step / 2))
             continue
-        cells.append((ends[:-1], ends[1:]))
         excess += len(inside) - len(np.unique(inside))
         if step and high - low < MAX_GRID_POINTS * step:
             cuts = np.append(np.arange(low, high, step), high)
             share = np.diff(np.interp(cuts, ends, np.linspace(0, 1, len(ends))))
             alike = len(inside) - (1 - (1 - share) ** len(inside)).sum()
             chance, excess = chance + alike, excess - alike
+        place = np.interp(inside, ends, np.linspace(0, 1, len(ends)))
+        is_spread = kstest(place, 'uniform').pvalue > LEAST_LIKELY
+        cells.append((ends[:-1], ends[1:]) if is_spread else _cells(inside, points, step / 2))
     is_heaped = excess > max(2 * chance**0.5, HEAPED_SHARE * len(numbers))
     return [] if is_heaped else cells
 
@@ -444,7 +436,7 @@ def _territories(
             continue
         middle = below[1] / 2 + above[0] / 2
         if not step:
-            below[1] = above[0] = middle
+            below[1], above[0] = middle, np.nextafter(middle, np.inf)
             continue
         steps = np.floor((middle - below[1]) / step + 0.5)
         if np.round(below[1] + steps * step, decimals) > middle:
@@ -542,14 +534,6 @@ class TableSchema:
     def positions(self) -> list[np.ndarray]:
         """Quantile positions of each column's tokens, NaN where there is no order."""
         return [column.positions for column in self.columns]
-
-    @property
-    def bounds(self) -> list[np.ndarray | None]:
-        """Lowest, middle and highest number of each column's tokens, `None` of categories."""
-        return [
-            column.bounds if isinstance(column, NumericalColumn) else None
-            for column in self.columns
-        ]
 
     def knows(self, table: pd.DataFrame) -> np.ndarray:
         """Whether every value of each row has a token, `(N,)`."""

@@ -265,8 +265,9 @@ class Trainer:
     """Fits a model to token ids and leaves it with its best weights.
 
     Those are running averages over the last tenth of the steps: they are judged on held-out rows
-    after every epoch and kept. Their held-out loss is lower than that of any single step's weights
-    before the cooldown, and smooth, so that training may end when it rises.
+    after every epoch (and after the copula's rows, before the first one) and kept. Their held-out
+    loss is lower than that of any single step's weights before the cooldown, and smooth, so that
+    training may end when it rises.
 
     Tables of few rows are preceded by rows of a Gaussian copula, of which nothing need be learned
     by heart.
@@ -278,15 +279,12 @@ class Trainer:
     Attributes:
         model: The network, on its device.
         config: Settings.
-        bounds: Lowest, middle and highest number of each column's tokens (`TableSchema.bounds`),
-            for the copula.
         history: One record per epoch.
         stop_reason: Why training ended, in words.
     """
 
     model: TabularNVIB
     config: TrainingConfig
-    bounds: Sequence[np.ndarray | None] = ()
     history: list[EpochRecord] = field(default_factory=list)
     stop_reason: str = ''
     map: Callable[..., Iterator[Any]] = field(default=map, init=False, repr=False)
@@ -310,7 +308,7 @@ class Trainer:
                 CPU the weights become those of a training that was never interrupted.
 
         Raises:
-            TrainingError: The loss was no number before any epoch had ended.
+            TrainingError: The loss was no number before any weights could be kept.
         """
         self._prepare(tokens)
         if resume is not None:
@@ -398,7 +396,11 @@ class Trainer:
         if not self.pretraining_steps:
             return
         self._seed_noise(0)
-        drawn = self._copula_rows()
+        rng = np.random.default_rng([self.config.seed, self.rows.rank])
+        some = self.rows.some.cpu().numpy()
+        if self.rows.num_processes > 1:
+            some = np.concatenate(from_all(some))
+        drawn = torch.from_numpy(copula_rows(some, self.model.positions, COPULA_ROWS, rng))
         self.model.train()
         sums = torch.zeros(4, device=self.model.device)
         for _ in range(self.pretraining_steps):
@@ -407,15 +409,6 @@ class Trainer:
         record = self._record(0, sums, self.pretraining_steps)
         if record is not None:
             self._judge(record)
-
-    def _copula_rows(self) -> Tensor:
-        """Token ids of rows that this process draws, the same ones every time."""
-        rng = np.random.default_rng([self.config.seed, self.rows.rank])
-        some = self.rows.some.cpu().numpy()
-        if self.rows.num_processes > 1:
-            some = np.concatenate(from_all(some))
-        rows = copula_rows(some, self.model.positions, COPULA_ROWS, rng, self.bounds)
-        return torch.from_numpy(rows)
 
     def _optimizers(self) -> list[torch.optim.Optimizer]:
         """Muon for the maps between hidden vectors, AdamW for everything else."""
@@ -803,30 +796,17 @@ class Trainer:
         model.sharpening = sharpening
         model.temperatures.copy_(torch.from_numpy(temperatures))
 
-    def _shares_of(self, rows: Tensor) -> Tensor:
-        """Share of rows that have each token, of all columns, `(sum of sizes,)`."""
-        tokens = (rows + self.model.offsets).flatten()
-        return tokens.bincount(minlength=len(self.model.output_bias)) / len(rows)
-
     @torch.no_grad()
     def _calibrate(self) -> None:
         """Move the output biases until generated rows have the table's shares in the mean.
 
         Gradient descent leaves each token's mean probability some percent off its share of the
         rows, and every step of generation builds on those before it. The logarithm of the ratio
-        of both is added to the token's bias. With few rows ordered tokens have the shares that
-        the copula smoothed.
+        of both is added to the token's bias.
         """
-        model = self.model
-        shares = self._shares_of(self.rows.some[:MAX_CALIBRATION_ROWS])
-        if self.pretraining_steps:
-            smooth = self._shares_of(self._copula_rows().to(model.device))
-            for own, drawn, positions in zip(
-                shares.split(model.sizes), smooth.split(model.sizes), model.positions, strict=True
-            ):
-                ordered = torch.from_numpy(np.isfinite(positions)).to(model.device)
-                if drawn[ordered].any():
-                    own[ordered] = drawn[ordered] * own[ordered].sum() / drawn[ordered].sum()
+        model, some = self.model, self.rows.some[:MAX_CALIBRATION_ROWS]
+        counts = (some + model.offsets).flatten().bincount(minlength=len(model.output_bias))
+        shares = counts / len(some)
         fewest, most = CALIBRATION_ROWS
         num_rows = min(most, max(fewest, 4 * self.rows.num_rows)) // self.rows.num_processes
         size = min(rows_at_once(model), math.ceil(num_rows / CALIBRATION_CHUNKS))

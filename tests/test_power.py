@@ -37,3 +37,11 @@ def test_neither_unit_nor_zero_matter(rng):
 )
 def test_too_few_numbers_and_those_at_the_end_of_floats_have_none(numbers):
     assert PowerTransform.of(np.array(numbers)) is None
+
+
+@pytest.mark.filterwarnings('error')
+@pytest.mark.parametrize('outlier', [-999_999.0, 1e15, -1e300])
+def test_an_outlier_gives_neither_warnings_nor_numbers_beyond_floats(outlier, rng):
+    numbers = np.append(rng.normal(50, 10, 1000), outlier)
+    transform = PowerTransform.of(numbers)
+    assert transform is None or np.isfinite(transform.forward(numbers)).all()

@@ -183,13 +183,28 @@ def test_few_numbers_are_spread_as_smoothly_as_others_of_their_kind(kind, rng):
     assert np.mean(near_seen) == pytest.approx(np.mean(near_others), abs=0.08)
 
 
-def test_few_heaped_numbers_stay_heaped(rng):
+@pytest.mark.parametrize('seed', range(6))
+def test_few_heaped_numbers_stay_heaped(seed):
+    rng = np.random.default_rng(seed)
     heaps = np.round(rng.normal(1000, 300, 60), -2)
     values = pd.Series(np.append(heaps, rng.normal(1000, 300, 60).round()))
     column = NumericalColumn.fit(values)
     decoded = column.decode(np.repeat(column.encode(values), 20), rng)
     seen = (values % 100 == 0).mean()
-    assert (decoded % 100 == 0).mean() == pytest.approx(seen, abs=0.1)
+    # One that occurs once in its bin is spread as others are.
+    assert (decoded % 100 == 0).mean() > 0.75 * seen
+
+
+@pytest.mark.parametrize('seed', range(10))
+@pytest.mark.parametrize('scale', [1.0, 0.3])
+def test_few_numbers_far_from_zero_stay_in_their_bins_and_range(seed, scale):
+    rng = np.random.default_rng(seed)
+    values = pd.Series(1e12 + scale * rng.normal(size=150))
+    column = NumericalColumn.fit(values)
+    tokens = np.repeat(column.encode(values), 20)
+    decoded = column.decode(tokens, rng)
+    np.testing.assert_array_equal(column.encode(decoded), tokens)
+    assert values.min() <= decoded.min() <= decoded.max() <= values.max()
 
 
 def test_few_numbers_leave_gaps_and_outliers_nearly_alone(rng):

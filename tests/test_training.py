@@ -362,27 +362,6 @@ def test_generated_rows_are_calibrated_to_the_shares_of_the_rows(make_trainer):
     assert calibrated < 0.2 * error(trainer.best_weights)
 
 
-def test_few_numbers_are_calibrated_to_smooth_shares(build_model):
-    """Of 100 rows, which are nearer to the normal density that all are from."""
-    ends = torch.linspace(-3.3, 3.3, 13, dtype=torch.float64)
-    numbers = torch.randn(100, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    rows = torch.bucketize(numbers, ends[1:-1])[:, None].repeat(1, 2)
-    whole = torch.special.ndtr(ends).diff()
-    bounds = torch.stack([ends[:-1], (ends[:-1] + ends[1:]) / 2, ends[1:]], 1).numpy()
-    errors = []
-    for known in ((), [bounds, bounds]):
-        model = build_model(12, 12, ordered=(0, 1))
-        trainer = Trainer(model, TrainingConfig(epochs=2, batch_size=50), known)
-        trainer.fit(rows)
-        sample = AnyOrderGenerator(model, 4000).generate(4000, torch.Generator().manual_seed(0))
-        shares = sample.flatten().bincount(minlength=12) / 8000
-        errors.append((shares - whole).abs().sum().item())
-    own = (trainer._shares_of(trainer.rows.some)[:12] - whole).abs().sum().item()
-    without, smooth = errors
-    assert without == pytest.approx(own, abs=0.06)
-    assert smooth < 0.7 * own
-
-
 def test_columns_too_sure_of_themselves_are_tempered_and_few_rows_alone(make_trainer):
     def fitted(rows):
         trainer, tokens = make_trainer(sizes=(6, 6), epochs=10), planted_rows(rows)
