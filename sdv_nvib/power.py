@@ -1,6 +1,6 @@
 """Numbers to a scale on which they are as normal as a power can make them, and back.
 
-Beside tokens, whose few numbers are smooth on that scale. No torch here.
+Below tokens, whose few numbers are smooth on that scale. No torch here.
 """
 
 import numpy as np
