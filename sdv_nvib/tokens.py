@@ -251,8 +251,8 @@ class NumericalColumn:
             smooth = _smooth_cells(
                 [groups[i] for i in order if is_bin[i]], unique[is_point], spacing
             )
-            for place, of_bin in zip(np.flatnonzero(is_bin[order]), smooth, strict=False):
-                cells[place] = of_bin
+            for place, of_bin in zip(np.flatnonzero(is_bin[order]), smooth, strict=True):
+                cells[place] = of_bin or cells[place]
         if has_missing:
             cells.append((np.array([np.nan]), np.array([np.nan])))
         ranged = is_bin if is_bin.any() else ~is_bin
@@ -385,19 +385,24 @@ def _cells(numbers: np.ndarray, points: np.ndarray, margin: float) -> tuple[np.n
 
 def _smooth_cells(
     bins: Sequence[np.ndarray], points: np.ndarray, spacing: tuple[float, int]
-) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Sorted numbers of bins to cells of equal mass; none where the numbers are heaped.
+) -> list[tuple[np.ndarray, np.ndarray] | None]:
+    """Sorted numbers of bins to cells of equal mass under a smooth density.
 
-    A bin whose numbers are spread otherwise, or around a point, has cells of its numbers' own.
+    There are none, `None`, for bins whose numbers are spread otherwise or around a point, and for
+    any where the numbers are heaped.
     """
+    nowhere: list[tuple[np.ndarray, np.ndarray] | None] = [None] * len(bins)
     numbers = np.concatenate([*bins, []])
     power, step = PowerTransform.of(numbers), spacing[0]
     if power is None:
-        return []
+        return nowhere
     if np.diff(np.unique(numbers)).min() < 4 * np.spacing(np.abs(numbers).max()):
-        return []  # there are hardly any floats between them
-    cells, excess, chance = [], 0.0, 0.0
-    for inside, (low, high) in zip(bins, _territories(bins, points, spacing), strict=True):
+        return nowhere  # there are hardly any floats between them
+    cells, excess, chance = nowhere.copy(), 0.0, 0.0
+    shares = np.linspace(0, 1, SMOOTH_CELLS_PER_BIN + 1)
+    for i, (inside, (low, high)) in enumerate(
+        zip(bins, _territories(bins, points, spacing), strict=True)
+    ):
         # A little less than half a step, so that rounding stays inside.
         low, high = low - 0.4999 * step, high + 0.4999 * step
         with np.errstate(all='ignore'):
@@ -405,21 +410,19 @@ def _smooth_cells(
             mass = np.linspace(least, most, SMOOTH_CELLS_PER_BIN + 1)
             ends = power.backward(ndtri(mass)).clip(low, high)
         ends[0], ends[-1] = low, high
-        has_point = ((points > inside[0]) & (points < inside[-1])).any()
-        if has_point or not (np.diff(ends) > 0).all():  # NaN included
-            cells.append(_cells(inside, points, step / 2))
+        # NaN is no end either.
+        if _has_between(points, inside[0], inside[-1]) or not (np.diff(ends) > 0).all():
             continue
         excess += len(inside) - len(np.unique(inside))
         if step and high - low < MAX_GRID_POINTS * step:
             cuts = np.append(np.arange(low, high, step), high)
-            share = np.diff(np.interp(cuts, ends, np.linspace(0, 1, len(ends))))
-            alike = len(inside) - (1 - (1 - share) ** len(inside)).sum()
+            likely = np.diff(np.interp(cuts, ends, shares))
+            alike = len(inside) - (1 - (1 - likely) ** len(inside)).sum()
             chance, excess = chance + alike, excess - alike
-        place = np.interp(inside, ends, np.linspace(0, 1, len(ends)))
-        is_spread = kstest(place, 'uniform').pvalue > LEAST_LIKELY
-        cells.append((ends[:-1], ends[1:]) if is_spread else _cells(inside, points, step / 2))
+        if kstest(np.interp(inside, ends, shares), 'uniform').pvalue > LEAST_LIKELY:
+            cells[i] = ends[:-1], ends[1:]
     is_heaped = excess > max(2 * chance**0.5, HEAPED_SHARE * len(numbers))
-    return [] if is_heaped else cells
+    return nowhere if is_heaped else cells
 
 
 def _territories(
@@ -432,7 +435,7 @@ def _territories(
     step, decimals = spacing
     ends = np.array([[inside[0], inside[-1]] for inside in bins])
     for below, above in pairwise(ends):
-        if ((points > below[1]) & (points < above[0])).any():
+        if _has_between(points, below[1], above[0]):
             continue
         middle = below[1] / 2 + above[0] / 2
         if not step:
@@ -444,6 +447,10 @@ def _territories(
         below[1] = np.round(below[1] + steps * step, decimals)
         above[0] = np.round(below[1] + step, decimals)
     return ends
+
+
+def _has_between(points: np.ndarray, low: float, high: float) -> bool:
+    return bool(((points > low) & (points < high)).any())
 
 
 def grid(unique: np.ndarray) -> tuple[float, int]:
