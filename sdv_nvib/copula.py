@@ -11,11 +11,13 @@ from sklearn.covariance import ledoit_wolf
 from sklearn.linear_model import RidgeCV
 from sklearn.preprocessing import scale
 
-__all__ = ['copula_rows']
+__all__ = ['copula_rows', 'token_shares']
 
 PENALTIES = np.geomspace(0.1, 1000, 17)
 SHARE_ROUNDS, SHARE_ROWS, SHARE_RATE = 100, 4096, 0.1
 CHANCE_FACTOR = 2  # what is taken off a squared covariance, in units of what chance gives
+MIN_ORDERED = 3  # tokens of a column whose order counts; fewer are labels
+ROWS_PER_LABEL = 5  # at least, for a chi-squared to say anything
 MAX_LABELS = 4096  # whose dependence is drawn, of all columns together
 
 
@@ -30,8 +32,8 @@ def copula_rows(
     covariance. What labels have in common with another column is shrunk pair by pair, by 1 less
     twice the ratio of the squared covariances that independent columns would have to theirs: so
     much is left of the covariances of labels, and its root of the indicators that numbers depend
-    on. A pair that has no more than twice is taken to be independent. Every column has its shares
-    of the table in the mean.
+    on. A pair that has no more than twice is taken to be independent. Every column has its
+    `token_shares` in the mean.
 
     Args:
         tokens: Token ids of the table, `(N, n)`, at least 2 rows.
@@ -49,7 +51,7 @@ def copula_rows(
         matrices, Journal of Multivariate Analysis 88 (2004), for the scores.
     """
     num_ordered = [int(np.isfinite(p).sum()) for p in positions]
-    ordered = [i for i, k in enumerate(num_ordered) if k > 2]
+    ordered = [i for i, k in enumerate(num_ordered) if k >= MIN_ORDERED]
     labelled = [i for i, p in enumerate(positions) if i not in ordered or np.isnan(p).any()]
     indicators = [
         np.eye(2)[(tokens[:, i] == num_ordered[i]).astype(np.int64)]  # its last one is missing
@@ -57,7 +59,11 @@ def copula_rows(
         else np.eye(len(positions[i]))[tokens[:, i]]
         for i in labelled
     ]
-    drawn_labels = _draw_labels(indicators, num_rows, rng)
+    label_shares = [
+        indicator.mean(0) if i in ordered else token_shares(tokens[:, i], positions[i])
+        for i, indicator in zip(labelled, indicators, strict=True)
+    ]
+    drawn_labels = _draw_labels(indicators, label_shares, num_rows, rng)
     drawn = np.zeros((num_rows, tokens.shape[1]), np.int64)
     for i, column in zip(labelled, drawn_labels, strict=True):
         drawn[:, i] = column * num_ordered[i] if i in ordered else column
@@ -77,6 +83,32 @@ def copula_rows(
         quantile = (rank + rng.random(len(rank))) / max(1, len(rank))
         drawn[present, i] = np.searchsorted(end[:-1], quantile, side='right')
     return drawn
+
+
+def token_shares(column: np.ndarray, positions: np.ndarray) -> np.ndarray:
+    """Shares of a column's tokens that drawn rows are to have.
+
+    They are those of the column's rows. But labels, or what has fewer than three ordered tokens,
+    whose counts are no more unequal than equal shares would make them (chi-squared at most its
+    expectation) have equal ones: what chance has made says which rows they were.
+
+    Args:
+        column: Token ids of the column, `(N,)`.
+        positions: Quantile positions of its tokens, NaN where a token has no order.
+
+    Returns:
+        Shares, `(tokens,)`, 0 of tokens that no row has.
+    """
+    counts = np.bincount(column, minlength=len(positions))
+    shares = counts / max(1, len(column))
+    seen, is_ordered = counts > 0, np.isfinite(positions).sum() >= MIN_ORDERED
+    num_rows, num_labels = len(column), int(seen.sum())
+    if is_ordered or num_rows < ROWS_PER_LABEL * max(1, num_labels):
+        return shares
+    # Chi-squared and its expectation times the rows, in whole numbers.
+    if num_labels * (counts**2).sum() - num_rows**2 <= (num_labels - 1) * num_rows:
+        shares[seen] = 1 / num_labels
+    return shares
 
 
 def _shares(column: np.ndarray, size: int) -> np.ndarray:
@@ -106,13 +138,16 @@ def _valid(factors: np.ndarray) -> np.ndarray:
 
 
 def _draw_labels(
-    indicators: Sequence[np.ndarray], num_rows: int, rng: np.random.Generator
+    indicators: Sequence[np.ndarray],
+    shares: Sequence[np.ndarray],
+    num_rows: int,
+    rng: np.random.Generator,
 ) -> list[np.ndarray]:
     """Labels that depend on each other as those of `(N, k)` indicators do, less what is chance."""
     sizes = np.array([indicator.shape[1] for indicator in indicators], np.int64)
     by_size = sizes.argsort(kind='stable')
     joint = by_size[sizes[by_size].cumsum() <= MAX_LABELS]  # the others depend on no label
-    drawn = [rng.choice(len(x.T), num_rows, p=x.mean(0)) for x in indicators]
+    drawn = [rng.choice(len(share), num_rows, p=share) for share in shares]
     if not len(joint):
         return drawn
     num_seen, starts = len(indicators[0]), sizes[joint].cumsum() - sizes[joint]
@@ -127,7 +162,7 @@ def _draw_labels(
     root = np.linalg.cholesky(covariance).astype(np.float32)
     heights = rng.standard_normal((num_rows, len(root)), np.float32) @ root.T
     for i, height in zip(joint, np.split(heights, starts[1:], 1), strict=True):
-        share = indicators[i].mean(0).astype(np.float32)
+        share = shares[i].astype(np.float32)
         height = height + share
         bias = np.where(share > 0, 0, -np.inf).astype(np.float32)
         for _ in range(SHARE_ROUNDS):

@@ -197,7 +197,7 @@ class PrivateTrainer(Trainer):
         self.noise = seeded_generator(self.model.device, *self.rng.integers(2**63, size=2).tolist())
         self.model.reads_mixture = False  # a gain not measured under this noise
 
-    def _num_parts(self) -> int:
+    def _num_parts(self, batch_size: int) -> int:
         """One: the rows of a batch are differentiated together, with all threads of torch."""
         return 1
 

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 
-from sdv_nvib.copula import copula_rows
+from sdv_nvib.copula import MIN_ORDERED, copula_rows, token_shares
 from sdv_nvib.errors import TrainingError
 from sdv_nvib.generation import AnyOrderGenerator, rows_at_once
 from sdv_nvib.model import ModelOutput, TabularNVIB
@@ -62,6 +62,8 @@ PRETRAINED_ROWS = range(10, 2000)  # to train on, before which the network sees 
 PRETRAINING_SHARE = 0.25  # of the steps that epochs may take
 COPULA_ROWS = 2**14
 MEMORISED_WEIGHT, MEMORISED_ROWS = 0.5, 200  # beside held-out nats; more with fewer rows
+THOROUGH_WEIGHT = 0.65  # the same after pretraining with batches and a cooldown of its own
+THOROUGH_SHARE = 0.5  # of the columns that are ordered, for such pretraining
 TEMPERATURES = np.geomspace(1, 8, 19)
 TEMPERATURE_SPREAD, TEMPERATURE_MEAN_SPREAD = 0.3, 0.4  # of their logarithms, beforehand
 SHARPENINGS = np.linspace(0, 0.5, 11)
@@ -177,18 +179,21 @@ def map_on_threads(workers: int) -> Iterator[Callable[..., Iterator[Any]]]:
 
 
 class Schedule:
-    """Learning rate and KL weight by step: warm-up, a constant peak, a linear cooldown to zero."""
+    """Learning rate and KL weight by step: warm-up, a constant peak, a linear cooldown to zero.
 
-    def __init__(self, total_steps: int) -> None:
-        self.end = total_steps
+    Thorough pretraining, the first of the steps, has a cooldown of its own.
+    """
+
+    def __init__(self, total_steps: int, pretraining_steps: int = 0) -> None:
+        self.end, self.pretraining = total_steps, pretraining_steps
         self.warmup = max(1, round(WARMUP_SHARE * total_steps))
         self.annealing = max(1, round(ANNEALING_SHARE * total_steps))
-        self.cooldown_start = round((1 - COOLDOWN_SHARE) * total_steps)
 
     def learning_rate(self, step: int) -> float:
         """Share of the peak, in [0, 1]."""
         warm = min(1.0, (step + 1) / self.warmup)
-        left = (self.end - step) / max(1, self.end - self.cooldown_start)
+        end = self.pretraining if step < self.pretraining else self.end
+        left = (end - step) / max(1, end - round((1 - COOLDOWN_SHARE) * end))
         return warm * min(1.0, max(0.0, left))
 
     def kl_weight(self, step: int) -> float:
@@ -273,8 +278,9 @@ class Trainer:
     by heart.
 
     In any-order mode the output is calibrated afterwards: with few rows by temperatures, always by
-    the shares of the table in generated rows. With few rows F itself is read, by evaluation
-    attention, wherever the model is not being trained: its noise is for training.
+    the shares of the table, after pretraining those of the copula, in generated rows. With few rows
+    F itself is read, by evaluation attention, wherever the model is not being trained: its noise is
+    for training.
 
     Attributes:
         model: The network, on its device.
@@ -314,24 +320,21 @@ class Trainer:
         if resume is not None:
             self._resume(resume)
         share = TRAINING_SHARE if self.model.is_any_order else 1.0
-        with map_on_threads(self.num_parts) as self.map:
-            try:
-                if resume is None:
-                    self._pretrain()
+        try:
+            if resume is None:
+                self._pretrain()
+            with map_on_threads(self.num_parts) as self.map:
                 while not self.stop_reason:
                     record = self._run_epoch()
                     if on_epoch is not None and record is not None:
                         on_epoch(record, share * min(1.0, self.step / self.schedule.end))
-            except KeyboardInterrupt:
-                self.stop_reason = 'interrupted'
-                kept = (
-                    'the best weights so far' if self.best else 'the weights of an unfinished epoch'
-                )
-                warnings.warn(
-                    f'Training was interrupted after {len(self.history)} epochs; the model has '
-                    f'{kept}.',
-                    stacklevel=2,
-                )
+        except KeyboardInterrupt:
+            self.stop_reason = 'interrupted'
+            kept = 'the best weights so far' if self.best else 'the weights of an unfinished epoch'
+            warnings.warn(
+                f'Training was interrupted after {len(self.history)} epochs; the model has {kept}.',
+                stacklevel=2,
+            )
         # Rows are generated in chunks of a size that no number of threads changes.
         is_alone = self.model.device.type == 'cpu' and self.rows.num_processes == 1
         workers = torch.get_num_threads() if is_alone else self.num_parts
@@ -349,7 +352,7 @@ class Trainer:
         # Every process has as many rows as any other: the mean of their gradients is the joint
         # batch's.
         self.local_batch_size = max(1, self.batch_size // self.rows.num_processes)
-        self.num_parts = self._num_parts()
+        self.num_parts = self._num_parts(self.batch_size)
         self.lambda_gaussian, self.lambda_dirichlet = (
             _auto_lambda(num_rows) if weight is None else weight
             for weight in (self.config.lambda_gaussian, self.config.lambda_dirichlet)
@@ -360,7 +363,12 @@ class Trainer:
         epochs = self.config.epochs or _auto_epochs(num_rows, self.steps_per_epoch)
         steps = epochs * self.steps_per_epoch
         self.pretraining_steps = self._num_pretraining_steps(steps)
-        self.schedule = Schedule(self.pretraining_steps + steps)
+        # Of numbers the copula knows nearly all, and the network is to know it, too; what labels
+        # have to do with each other is less in the copula than in the rows.
+        is_ordered = [np.isfinite(p).sum() >= MIN_ORDERED for p in self.model.positions]
+        self.is_thorough = bool(self.pretraining_steps and np.mean(is_ordered) >= THOROUGH_SHARE)
+        cooled = self.pretraining_steps if self.is_thorough else 0
+        self.schedule = Schedule(self.pretraining_steps + steps, cooled)
         self.patience = max(3, math.ceil(PATIENCE_SHARE * epochs))
         self.model.reads_mixture = self.model.is_any_order and num_rows < FEW_ROWS
         self.model.sharpening = 0.0  # of a network that was trained before, too
@@ -387,7 +395,9 @@ class Trainer:
         """Learn from rows of a Gaussian copula what a smooth model knows of few rows.
 
         There are as many of them as one likes, so that nothing is learned by heart, and the rows
-        themselves have to teach the rest alone.
+        themselves have to teach the rest alone. Where most columns are ordered, batches have the
+        size for so many rows, and the learning rate has come down before the rows themselves are
+        seen.
 
         References:
             Huang et al., Catalytic prior distributions with application to generalized linear
@@ -397,18 +407,31 @@ class Trainer:
             return
         self._seed_noise(0)
         rng = np.random.default_rng([self.config.seed, self.rows.rank])
-        some = self.rows.some.cpu().numpy()
-        if self.rows.num_processes > 1:
-            some = np.concatenate(from_all(some))
-        drawn = torch.from_numpy(copula_rows(some, self.model.positions, COPULA_ROWS, rng))
+        rows = self._few_rows()
+        drawn = torch.from_numpy(copula_rows(rows, self.model.positions, COPULA_ROWS, rng))
+        batch_size = self.batch_size
+        if self.is_thorough:
+            auto = _auto_batch_size(COPULA_ROWS)
+            batch_size = max(batch_size, min(self.config.batch_size or auto, auto))
+        size = max(1, batch_size // self.rows.num_processes)
         self.model.train()
         sums = torch.zeros(4, device=self.model.device)
-        for _ in range(self.pretraining_steps):
-            chosen = torch.randint(COPULA_ROWS, (self.local_batch_size,), generator=self.generator)
-            sums += self._train_step(drawn[chosen].to(self.model.device))
-        record = self._record(0, sums, self.pretraining_steps)
+        parts, self.num_parts = self.num_parts, self._num_parts(batch_size)
+        try:
+            with map_on_threads(self.num_parts) as self.map:
+                for _ in range(self.pretraining_steps):
+                    chosen = torch.randint(COPULA_ROWS, (size,), generator=self.generator)
+                    sums += self._train_step(drawn[chosen].to(self.model.device))
+                record = self._record(0, sums, self.pretraining_steps)
+        finally:
+            self.num_parts = parts
         if record is not None:
             self._judge(record)
+
+    def _few_rows(self) -> np.ndarray:
+        """The rows to train on of all processes, where they are pretrained for, `(N, n)`."""
+        rows = self.rows.some.cpu().numpy()
+        return np.concatenate(from_all(rows)) if self.rows.num_processes > 1 else rows
 
     def _optimizers(self) -> list[torch.optim.Optimizer]:
         """Muon for the maps between hidden vectors, AdamW for everything else."""
@@ -446,13 +469,13 @@ class Trainer:
             for group in optimizer.param_groups:
                 group['lr'] = share * group['peak']
 
-    def _num_parts(self) -> int:
+    def _num_parts(self, batch_size: int) -> int:
         """Parts of a batch that have a thread each."""
         # Dropout draws from torch's one global generator: threads would race for its numbers.
         is_divisible = self.rows.num_processes == 1 and self.model.config.dropout == 0
         if self.model.device.type != 'cpu' or not is_divisible:
             return 1
-        return max(1, min(torch.get_num_threads(), self.batch_size // MIN_PART_ROWS))
+        return max(1, min(torch.get_num_threads(), batch_size // MIN_PART_ROWS))
 
     def _source(self, tokens: Tensor | Rows) -> Rows:
         """Where the rows come from; some of those in memory are held out."""
@@ -720,11 +743,17 @@ class Trainer:
 
         With few rows half of the nats learned by heart count, too: training goes on as long as
         held-out rows gain more than a third of what rows trained on do. With fewer than 200 they
-        count for more, as they say more of each row.
+        count for more, as they say more of each row, and after thorough pretraining, since what
+        the rows themselves still teach is then mostly that.
         """
         is_strict = self.pretraining_steps > 0 and self.rows.num_rows < FEW_ROWS
         strictness = max(1.0, MEMORISED_ROWS / self.rows.num_rows)
-        weight = MEMORISED_WEIGHT * strictness if is_strict else 0.0
+        if not is_strict:
+            weight = 0.0
+        elif self.is_thorough:
+            weight = THOROUGH_WEIGHT * strictness**2
+        else:
+            weight = MEMORISED_WEIGHT * strictness
         return record.validation_reconstruction + weight * record.memorised
 
     def _stop_on_nan(self) -> None:
@@ -802,11 +831,18 @@ class Trainer:
 
         Gradient descent leaves each token's mean probability some percent off its share of the
         rows, and every step of generation builds on those before it. The logarithm of the ratio
-        of both is added to the token's bias.
+        of both is added to the token's bias. After pretraining the shares are the copula's
+        (`token_shares`).
         """
-        model, some = self.model, self.rows.some[:MAX_CALIBRATION_ROWS]
-        counts = (some + model.offsets).flatten().bincount(minlength=len(model.output_bias))
-        shares = counts / len(some)
+        model = self.model
+        if self.pretraining_steps:
+            columns = zip(self._few_rows().T, model.positions, strict=True)
+            shares = torch.from_numpy(np.concatenate([token_shares(*column) for column in columns]))
+            shares = shares.to(model.output_bias)
+        else:
+            some = self.rows.some[:MAX_CALIBRATION_ROWS]
+            counts = (some + model.offsets).flatten().bincount(minlength=len(model.output_bias))
+            shares = counts / len(some)
         fewest, most = CALIBRATION_ROWS
         num_rows = min(most, max(fewest, 4 * self.rows.num_rows)) // self.rows.num_processes
         size = min(rows_at_once(model), math.ceil(num_rows / CALIBRATION_CHUNKS))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from sdv_nvib import copula
-from sdv_nvib.copula import copula_rows
+from sdv_nvib.copula import copula_rows, token_shares
 
 LABELS = np.full(4, np.nan)
 
@@ -37,9 +37,46 @@ def test_every_column_has_its_shares(rng):
     positions = [LABELS, quantiles(20, missing=1), LABELS[:2]]
     drawn = copula_rows(table, positions, 20_000, rng)
     assert drawn.dtype == np.int64
-    for column, size in enumerate([4, 21, 2]):
-        seen, made = (np.bincount(t[:, column], minlength=size) / len(t) for t in (table, drawn))
-        assert made == pytest.approx(seen, abs=0.012)
+    for seen, made, position in zip(table.T, drawn.T, positions, strict=True):
+        shares = np.bincount(made, minlength=len(position)) / len(made)
+        assert shares == pytest.approx(token_shares(seen, position), abs=0.012)
+
+
+def test_shares_that_chance_made_unequal_are_nearer_to_the_true_ones(rng):
+    columns = rng.integers(10, size=(300, 120))
+    own = [np.bincount(column, minlength=10) / 120 for column in columns]
+    likely = [token_shares(column, np.full(10, np.nan)) for column in columns]
+    own_error, error = (np.mean((np.stack(shares) - 0.1) ** 2) for shares in (own, likely))
+    assert error < 0.8 * own_error
+    assert all(shares.sum() == pytest.approx(1) for shares in likely)
+
+
+@pytest.mark.parametrize(
+    ('counts', 'positions'),
+    [
+        ([90, 20, 10], LABELS[:3]),
+        ([48, 41, 31], LABELS[:3]),
+        ([10, *[1] * 90], np.full(91, np.nan)),  # a frequent one among rare ones
+        ([40, 50, 45], quantiles(3)),
+        ([0, 120, 0], LABELS[:3]),
+        ([40, 40, 0], LABELS[:3]),
+    ],
+)
+def test_other_shares_are_those_of_the_column(counts, positions):
+    column = np.repeat(np.arange(len(counts)), counts)
+    assert token_shares(column, positions) == pytest.approx(np.array(counts) / sum(counts))
+
+
+@pytest.mark.parametrize('counts', [(28, 21), (36, 28), (55, 45), (66, 55)])  # chi-squared is 1
+def test_labels_as_unequal_as_is_expected_are_made_equal(counts):
+    column = np.repeat(np.arange(2), counts)
+    assert token_shares(column, LABELS[:2]).tolist() == [0.5, 0.5]
+
+
+def test_nearly_equal_labels_are_nearly_equal_in_drawn_rows(rng):
+    column = np.repeat(np.arange(3), [35, 33, 32])
+    drawn = copula_rows(column[:, None], [LABELS[:3]], 50_000, rng)
+    assert np.bincount(drawn[:, 0]) / 50_000 == pytest.approx(1 / 3, abs=0.01)
 
 
 def test_what_depends_linearly_depends_in_drawn_rows(rng):
@@ -120,8 +157,8 @@ def test_columns_of_very_many_labels_are_drawn_by_themselves(rng, monkeypatch):
     drawn = copula_rows(np.column_stack([few, many]), positions, 20_000, rng)
     assert agreement(*drawn[:, :2].T) > 0.8
     assert agreement(drawn[:, 0], drawn[:, 2] // 10) < 0.05
-    seen, made = (np.bincount(column, minlength=40) / len(column) for column in (many, drawn[:, 2]))
-    assert made == pytest.approx(seen, abs=0.01)
+    made = np.bincount(drawn[:, 2], minlength=40) / len(drawn)
+    assert made == pytest.approx(token_shares(many, positions[2]), abs=0.01)
 
 
 @pytest.mark.parametrize('rows', [2, 10, 40])

@@ -35,9 +35,10 @@ def planted_rows(rows, seed=0, weights=(1.0,) * 6):
 
 @pytest.fixture
 def make_trainer(build_model):
-    def make(*, seed=0, generation='any-order', sizes=(6, 6), **config):
+    def make(*, seed=0, generation='any-order', sizes=(6, 6), ordered=(), **config):
         settings = {'epochs': 5, 'batch_size': 50, 'learning_rate': 1e-2} | config
-        model = build_model(*sizes, seed=seed, generation=generation, num_decoder_layers=1)
+        shape = {'ordered': ordered, 'generation': generation, 'num_decoder_layers': 1}
+        model = build_model(*sizes, seed=seed, **shape)
         return Trainer(model, TrainingConfig(seed=seed, **settings))
 
     return make
@@ -50,7 +51,8 @@ def weights_of(trainer):
 def cost_of(trainer):
     """Held-out nats of an epoch, and with few rows a part of those learned by heart."""
     num_rows = trainer.rows.num_rows
-    weight = max(0.5, 100 / num_rows) if 10 <= num_rows < 500 else 0.0
+    fewer = max(1, 200 / num_rows)
+    weight = (0.65 * fewer**2 if trainer.is_thorough else 0.5 * fewer) * (10 <= num_rows < 500)
     return lambda record: record.validation_reconstruction + weight * record.memorised
 
 
@@ -148,14 +150,18 @@ def test_few_rows_alone_are_pretrained_for(make_trainer, rows, expected):
     assert trainer.schedule.end == 20 * trainer.steps_per_epoch + expected
 
 
-def test_few_rows_learned_by_heart_count_against_an_epoch(make_trainer):
-    trainer = make_trainer()
+@pytest.mark.parametrize(
+    ('ordered', 'learned'),  # of 108 rows 0.1 nats of all others make up for
+    [((), (0.1, 0.12)), ((0,), (0.044, 0.046))],
+)
+def test_few_rows_learned_by_heart_count_against_an_epoch(make_trainer, ordered, learned):
+    trainer = make_trainer(ordered=ordered)
     trainer.fit(planted_rows(120))
     assert_has_best_weights(trainer)
     best = trainer.best
     gained = best.validation_reconstruction - 0.1
-    for learned, is_kept in [(0.12, False), (0.1, True)]:  # of 108 rows 0.1 and more count 0.093
-        record = replace(best, validation_reconstruction=gained, memorised=best.memorised + learned)
+    for more, is_kept in [(learned[1], False), (learned[0], True)]:
+        record = replace(best, validation_reconstruction=gained, memorised=best.memorised + more)
         trainer._judge(record)
         assert (trainer.best is record) == is_kept
 
@@ -362,6 +368,17 @@ def test_generated_rows_are_calibrated_to_the_shares_of_the_rows(make_trainer):
     assert calibrated < 0.2 * error(trainer.best_weights)
 
 
+def test_labels_about_equally_frequent_are_generated_equally_often(make_trainer):
+    trainer = make_trainer(epochs=40)
+    column = torch.arange(6).repeat_interleave(torch.tensor([20, 15, 16, 17, 18, 14]))
+    trainer.fit(torch.stack([column, MAP[column]], 1))
+    expected, generator = torch.zeros(12), AnyOrderGenerator(trainer.model, 250)
+    for seed in range(40):  # each with orders of its own
+        generator.generate(250, torch.Generator().manual_seed(seed), expected=expected)
+    shares = expected[:6].numpy() / 10_000
+    assert shares == pytest.approx(1 / 6, abs=0.008)  # 0.02 off are the rows' own
+
+
 def test_columns_too_sure_of_themselves_are_tempered_and_few_rows_alone(make_trainer):
     def fitted(rows):
         trainer, tokens = make_trainer(sizes=(6, 6), epochs=10), planted_rows(rows)
@@ -433,6 +450,56 @@ def test_kept_weights_average_the_last_steps(make_trainer):
         expected = current if expected is None else expected + share * (current - expected)
     assert_close(trainer.averaged.state_dict()[name], expected)
     assert not torch.allclose(expected, current)
+
+
+def test_pretraining_has_a_peak_and_a_cooldown_of_its_own(make_trainer):
+    schedule = Schedule(1200, 200)
+    rates = [schedule.learning_rate(step) for step in range(1201)]
+    assert rates[60:101] == [1.0] * 41
+    assert rates[100:200] == sorted(rates[100:200], reverse=True)
+    assert 0 < rates[199] < 0.02
+    assert rates[200:600] == [1.0] * 400
+    assert rates[1200] == 0.0
+
+
+def test_pretraining_on_numbers_has_batches_of_its_many_rows(make_trainer, monkeypatch):
+    sizes, step = [], Trainer._train_step
+
+    def watch(self, batch):
+        sizes.append(len(batch))
+        return step(self, batch)
+
+    monkeypatch.setattr(Trainer, '_train_step', watch)
+    for ordered, batch_size, expected, of_epochs in [
+        ((0,), None, 128, 32),
+        ((0,), 20, 20, 20),
+        ((0,), 4096, 128, 90),
+        ((), None, 32, 32),
+    ]:
+        trainer = make_trainer(ordered=ordered, epochs=40, batch_size=batch_size)
+        trainer.fit(planted_rows(100))
+        assert set(sizes[: trainer.pretraining_steps]) == {expected}
+        assert max(sizes[trainer.pretraining_steps :]) == of_epochs
+        assert trainer.schedule.pretraining == bool(ordered) * trainer.pretraining_steps
+        sizes.clear()
+
+
+def test_pretraining_interrupted_keeps_what_it_had(make_trainer, monkeypatch, two_threads):
+    parts, step = [], Trainer._train_step
+
+    def interrupted(self, batch):
+        parts.append(self.num_parts)
+        if len(parts) == 3:
+            raise KeyboardInterrupt
+        return step(self, batch)
+
+    monkeypatch.setattr(Trainer, '_train_step', interrupted)
+    trainer = make_trainer(ordered=(0, 1), epochs=40, batch_size=None)
+    with pytest.warns(UserWarning, match='interrupted after 0 epochs'):
+        trainer.fit(planted_rows(100))
+    assert parts == [2, 2, 2]
+    assert trainer.num_parts == 1
+    assert torch.get_num_threads() == 2
 
 
 @pytest.mark.parametrize('total', [1, 2, 7, 1000])
