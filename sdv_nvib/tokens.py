@@ -32,8 +32,6 @@ __all__ = [
 
 MAX_BINS = 256
 VALUES_PER_BIN = 12  # at least; a small table is not learned value by value
-DIFFERENT_PER_BIN = 4  # in the mean at least, where bins are smooth; rounded numbers coincide
-FEW_BINS = 5  # that rounded numbers have all the same
 CELLS_PER_BIN = 128
 SMOOTHED_NUMBERS = 2000  # fewer are spread by a smooth density in place of their own midpoints
 SMOOTH_CELLS_PER_BIN = 16
@@ -236,9 +234,7 @@ class NumericalColumn:
         else:
             is_point = summary.counts > max(total / MAX_BINS, VALUES_PER_BIN)
         groups = [np.array([point]) for point in unique[is_point]]
-        is_smooth = total < SMOOTHED_NUMBERS
-        others = numbers[~np.isin(numbers, unique[is_point])]
-        bins = _equal_frequency_bins(others, len(groups), is_smooth)
+        bins = _equal_frequency_bins(numbers[~np.isin(numbers, unique[is_point])], len(groups))
         kinds = [True] * len(groups) + [False] * len(bins)
         groups += bins
         # Tokens in the order of their medians, so that neighbouring tokens are neighbouring values.
@@ -251,7 +247,7 @@ class NumericalColumn:
             _cells(groups[i], unique[is_point], step / 2) if is_bin[i] else (groups[i], groups[i])
             for i in order
         ]
-        if is_smooth:
+        if total < SMOOTHED_NUMBERS:
             smooth = _smooth_cells(
                 [groups[i] for i in order if is_bin[i]], unique[is_point], spacing
             )
@@ -359,14 +355,9 @@ def _positions(num_ordered: int, has_missing: bool) -> np.ndarray:
     return np.append(positions, [np.nan] * has_missing)
 
 
-def _equal_frequency_bins(
-    numbers: np.ndarray, num_points: int, is_smooth: bool
-) -> list[np.ndarray]:
+def _equal_frequency_bins(numbers: np.ndarray, num_points: int) -> list[np.ndarray]:
     """Sorted numbers cut into bins of about equal frequency; equal values stay together."""
     num_bins = min(MAX_BINS - num_points, len(numbers) // VALUES_PER_BIN)
-    if is_smooth:
-        num_different = len(np.unique(numbers))
-        num_bins = min(num_bins, max(FEW_BINS, num_different // DIFFERENT_PER_BIN))
     if num_bins < 2:
         return [numbers] if len(numbers) else []
     cuts = numbers[np.arange(1, num_bins) * len(numbers) // num_bins]

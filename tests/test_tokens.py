@@ -183,22 +183,6 @@ def test_few_numbers_are_spread_as_smoothly_as_others_of_their_kind(kind, rng):
     assert np.mean(near_seen) == pytest.approx(np.mean(near_others), abs=0.08)
 
 
-@pytest.mark.parametrize(('rows', 'digits', 'expected'), [(160, 1, 4), (2100, 2, 2)])
-def test_bins_of_few_rounded_numbers_have_several_different_ones(rows, digits, expected, rng):
-    values = pd.Series(rng.uniform(0, 4, rows).round(digits))
-    column = NumericalColumn.fit(values)
-    different = values.groupby(column.encode(values)).nunique()
-    assert column.num_tokens > 6
-    assert expected <= different.mean() < 1.5 * expected
-
-
-@pytest.mark.parametrize(('rows', 'different'), [(30, 3), (55, 5), (80, 7), (100, 10), (180, 16)])
-def test_few_different_numbers_have_five_bins_or_as_many_as_their_rows(rows, different):
-    values = pd.Series(np.arange(rows) % different + 1)
-    tokens = NumericalColumn.fit(values).encode(values)
-    assert min(5, rows // 12) <= len(np.unique(tokens)) <= different
-
-
 @pytest.mark.parametrize('seed', range(6))
 def test_few_heaped_numbers_stay_heaped(seed):
     rng = np.random.default_rng(seed)
