@@ -11,7 +11,7 @@ from sklearn.covariance import ledoit_wolf
 from sklearn.linear_model import RidgeCV
 from sklearn.preprocessing import scale
 
-__all__ = ['copula_rows', 'token_shares']
+__all__ = ['copula_rows', 'is_ordered', 'token_shares']
 
 PENALTIES = np.geomspace(0.1, 1000, 17)
 SHARE_ROUNDS, SHARE_ROWS, SHARE_RATE = 100, 4096, 0.1
@@ -51,7 +51,7 @@ def copula_rows(
         matrices, Journal of Multivariate Analysis 88 (2004), for the scores.
     """
     num_ordered = [int(np.isfinite(p).sum()) for p in positions]
-    ordered = [i for i, k in enumerate(num_ordered) if k >= MIN_ORDERED]
+    ordered = [i for i, p in enumerate(positions) if is_ordered(p)]
     labelled = [i for i, p in enumerate(positions) if i not in ordered or np.isnan(p).any()]
     indicators = [
         np.eye(2)[(tokens[:, i] == num_ordered[i]).astype(np.int64)]  # its last one is missing
@@ -85,6 +85,15 @@ def copula_rows(
     return drawn
 
 
+def is_ordered(positions: np.ndarray) -> bool:
+    """Whether a column is one of numbers to the copula; others are labels.
+
+    Args:
+        positions: Quantile positions of its tokens, NaN where a token has no order.
+    """
+    return int(np.isfinite(positions).sum()) >= MIN_ORDERED
+
+
 def token_shares(column: np.ndarray, positions: np.ndarray) -> np.ndarray:
     """Shares of a column's tokens that drawn rows are to have.
 
@@ -101,9 +110,9 @@ def token_shares(column: np.ndarray, positions: np.ndarray) -> np.ndarray:
     """
     counts = np.bincount(column, minlength=len(positions))
     shares = counts / max(1, len(column))
-    seen, is_ordered = counts > 0, np.isfinite(positions).sum() >= MIN_ORDERED
+    seen = counts > 0
     num_rows, num_labels = len(column), int(seen.sum())
-    if is_ordered or num_rows < ROWS_PER_LABEL * max(1, num_labels):
+    if is_ordered(positions) or num_rows < ROWS_PER_LABEL * max(1, num_labels):
         return shares
     # Chi-squared and its expectation times the rows, in whole numbers.
     if num_labels * (counts**2).sum() - num_rows**2 <= (num_labels - 1) * num_rows:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 
-from sdv_nvib.copula import MIN_ORDERED, copula_rows, token_shares
+from sdv_nvib.copula import copula_rows, is_ordered, token_shares
 from sdv_nvib.errors import TrainingError
 from sdv_nvib.generation import AnyOrderGenerator, rows_at_once
 from sdv_nvib.model import ModelOutput, TabularNVIB
@@ -365,8 +365,8 @@ class Trainer:
         self.pretraining_steps = self._num_pretraining_steps(steps)
         # Of numbers the copula knows nearly all, and the network is to know it, too; what labels
         # have to do with each other is less in the copula than in the rows.
-        is_ordered = [np.isfinite(p).sum() >= MIN_ORDERED for p in self.model.positions]
-        self.is_thorough = bool(self.pretraining_steps and np.mean(is_ordered) >= THOROUGH_SHARE)
+        ordered_share = float(np.mean([is_ordered(p) for p in self.model.positions]))
+        self.is_thorough = self.pretraining_steps > 0 and ordered_share >= THOROUGH_SHARE
         cooled = self.pretraining_steps if self.is_thorough else 0
         self.schedule = Schedule(self.pretraining_steps + steps, cooled)
         self.patience = max(3, math.ceil(PATIENCE_SHARE * epochs))
